@@ -126,7 +126,9 @@ fn run(logged: bool, directory: &std::path::Path) -> (Duration, Duration) {
         if let (Some(batch), Some(logs), Some(files)) = (&mut batch, &logs, &mut files) {
             let at = SystemTime::now();
             let log = flows.log();
-            log.drain(|event| batch.add(&event, at, |number| log.rule(number)));
+            log.drain(|event| {
+                batch.add(&event, at, |number| log.rule(number));
+            });
             if batch.bytes() >= 4 << 20 || (step + 1) % STEPS == 0 {
                 for written in batch.records(at) {
                     bytes += written.record.len();

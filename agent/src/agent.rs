@@ -1,5 +1,6 @@
 //! The running agent: it holds the configuration in force, and no other code replaces this configuration.
 
+mod captures;
 mod status;
 
 pub use status::AgentView;
@@ -9,9 +10,11 @@ use crate::apply::learned::{self, Clash, Filtered, Host, Need};
 use crate::apply::plan::KernelIds;
 use crate::apply::plan::confine::Surroundings;
 use crate::bgp::{Bgp, BgpSpec};
+use crate::capture::Captures;
 use crate::config::Config;
 use crate::flow_log::FlowLogWriter;
 use crate::lanes::Lanes;
+use crate::last_minute::LastMinute;
 use crate::meter::MeterFile;
 use crate::netlink::watch_host;
 use crate::persist::{LastGood, LastGoodStore};
@@ -79,9 +82,12 @@ pub struct Agent {
     replan: Notify,
     /// What has passed the links.
     meters: Mutex<MeterFile>,
+    /// What has passed the tunnels of a VPN gateway lately.
+    last_minute: Mutex<LastMinute>,
     /// Learned prefixes (from BGP or other agents) that are not installed in the kernel, each with the reason.
     left_out: Mutex<BTreeMap<IpNet, Clash>>,
     flow_log: FlowLogWriter,
+    captures: Captures,
 }
 
 impl Agent {
@@ -101,9 +107,11 @@ impl Agent {
         let directory = config.flow_logs.directory.clone();
         let directory = directory.unwrap_or_else(|| state.path(file::FLOW_LOGS));
         Self {
+            captures: Captures::new(state.path(file::CAPTURES), &config.captures),
             flow_log: FlowLogWriter::new(directory, config.flow_logs.clone(), lanes.flows().clone()),
             last_good: LastGoodStore::new(state.clone()),
             meters: Mutex::new(MeterFile::open(state.clone())),
+            last_minute: Mutex::default(),
             config,
             state,
             numbers,

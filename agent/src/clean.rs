@@ -53,8 +53,28 @@ pub async fn leave(state: &StateDir) -> Result<()> {
         file::ENDPOINTS,
         file::NUMBERS,
         file::FLOWS,
+        // A controller would charge them to the name with which the agent joins next.
+        file::METERS,
+        file::EARLIER_METERS,
     ] {
         state.remove(name)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Meter-6: an agent that leaves and joins with another name does not report what it has counted before under this name.
+    #[tokio::test]
+    async fn meter_6_an_agent_that_leaves_forgets_its_totals() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        for name in [file::METERS, file::EARLIER_METERS] {
+            state.write(name, b"{}").unwrap();
+        }
+        leave(&state).await.unwrap();
+        assert!(!state.path(file::METERS).exists() && !state.path(file::EARLIER_METERS).exists());
+    }
 }

@@ -103,6 +103,50 @@ pub struct Config {
     /// The files of flow logs.
     #[serde(default, skip_serializing_if = "FlowLogSettings::is_default")]
     pub flow_logs: FlowLogSettings,
+    /// The files of packet captures.
+    #[serde(default, skip_serializing_if = "CaptureSettings::is_default")]
+    pub captures: CaptureSettings,
+}
+
+/// The section `captures` of `agent.toml`: where the agent keeps the files of packet captures (D42).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CaptureSettings {
+    /// The directory of the files, as an absolute path. None: `captures` in the state directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Largest sum of the files' lengths in MiB, 16 to 1,048,576. The oldest files are removed first.
+    pub max_megabytes: u32,
+}
+
+impl Default for CaptureSettings {
+    fn default() -> Self {
+        Self {
+            directory: None,
+            max_megabytes: 2048,
+        }
+    }
+}
+
+impl CaptureSettings {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// # Errors
+    /// A value is out of range.
+    fn check(&self) -> Result<()> {
+        if let Some(path) = self.directory.as_ref().filter(|path| !path.is_absolute()) {
+            bail!("captures: directory: '{}' must be an absolute path", path.display());
+        }
+        if !(16..=1_048_576).contains(&self.max_megabytes) {
+            bail!(
+                "captures: max_megabytes: {} is not within 16 to 1048576",
+                self.max_megabytes
+            );
+        }
+        Ok(())
+    }
 }
 
 /// The section `flow_logs` of `agent.toml`: where and how the agent writes flow logs (D38).
@@ -188,6 +232,7 @@ impl Config {
             fwmark: fwmark(),
             table: None,
             flow_logs: FlowLogSettings::default(),
+            captures: CaptureSettings::default(),
         }
     }
 
@@ -314,7 +359,8 @@ impl Config {
         if let Some(address) = self.tcp_echo.iter().find(|a| a.port() == 0 || a.ip().is_unspecified()) {
             bail!("tcp_echo: {address} needs an address of this host and a port within 1 to 65535");
         }
-        self.flow_logs.check()
+        self.flow_logs.check()?;
+        self.captures.check()
     }
 }
 

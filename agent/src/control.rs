@@ -10,6 +10,7 @@
 //! Forwarding never depends on the control stream (D21).
 
 use crate::agent::Agent;
+use crate::capture::writer::StreamData;
 use crate::config::Config;
 use crate::probe::answer::{MAX_PROBES, Probes};
 use crate::state::StateDir;
@@ -24,12 +25,13 @@ use tombolo_proto::config::{Feature, digest};
 use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
 use tombolo_proto::control_stream::{
-    self, AgentMessage, Applied, Config as ConfigMessage, Hello, Rejected, Status, piece,
+    self, AgentMessage, Applied, CaptureData, CaptureReport, Config as ConfigMessage, Hello, Rejected, Status, piece,
 };
 use tombolo_proto::delta::{self, Piece};
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::probe::ProbeRequest;
 use tombolo_proto::status::HealthVersion;
+use uuid::Uuid;
 
 /// The task that keeps the control stream connected.
 pub struct Control {
@@ -72,6 +74,7 @@ impl Control {
         loop {
             let begun = Instant::now();
             let Err(e) = self.session().await;
+            self.agent.captures().stop_streams();
             if self.agent.set_connected(false) {
                 tracing::warn!(error = %format!("{e:#}"), "connection to the controller lost; forwarding continues");
             } else {
@@ -111,6 +114,9 @@ impl Control {
         let mut status = self.agent.watch_status();
         self.agent.publish().await;
         let probes = Probes::new();
+        let agent = self.agent.clone();
+        let captures = agent.captures();
+        captures.renew_reports();
         loop {
             tokio::select! {
                 received = inbox.message() => match received?.and_then(|m| m.message) {
@@ -127,6 +133,12 @@ impl Control {
                         probes.answer(p, &outbox, device);
                     }
                     Some(FromController::Health(health)) => self.agent.set_reported_health(reported(health))?,
+                    Some(FromController::Captures(wanted)) => self.agent.set_captures(&wanted),
+                    Some(FromController::CaptureRead(read)) => {
+                        if let Ok(id) = Uuid::try_parse(&read.id) {
+                            captures.read(id, read.bytes);
+                        }
+                    }
                     None => bail!("the controller closed the stream"),
                 },
                 changed = status.changed() => {
@@ -134,6 +146,16 @@ impl Control {
                     let bytes = serde_json::to_vec(&*status.borrow_and_update())?;
                     let status = Status { status: bytes, endpoints: self.config.advertised() };
                     outbox.send(message(FromAgent::Status(status))).await?;
+                }
+                () = captures.changed() => {
+                    for (id, report) in captures.take_reports() {
+                        let report = CaptureReport { id: id.to_string(), report: serde_json::to_vec(&report)? };
+                        outbox.send(message(FromAgent::CaptureReport(report))).await?;
+                    }
+                }
+                Some(StreamData { id, data, end }) = captures.next_data() => {
+                    let data = CaptureData { id: id.to_string(), data, end };
+                    outbox.send(message(FromAgent::CaptureData(data))).await?;
                 }
                 () = sleep_until(self.uplink.renew_at()) => self.uplink.renew_if_due(&mut client).await,
             }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use batch::Batch;
 use files::LogFiles;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -29,13 +30,20 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(250);
 /// batch takes.
 const MAX_BATCH: usize = 4 << 20;
 
+/// Longest time for which an event of a network interface without a log waits for the logs of a new configuration. Lanes may
+/// have the configuration before the writer, but not by more than moments.
+const MAX_EARLY_TIME: Duration = Duration::from_secs(5);
+
+/// Largest number of events that wait for the logs of a new configuration. They take 8 MB.
+const MAX_EARLY: usize = 65_536;
+
 /// The numbers that metrics show.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FlowLogStats {
     /// Tuples that were written.
     pub tuples: u64,
-    /// Events that were lost because the writer was too slow.
+    /// Events that were lost because too many waited.
     pub lost: u64,
     /// Tuples that were not written, because the disk or the directory was full, or the file could not be written.
     pub not_written: u64,
@@ -47,6 +55,7 @@ pub struct FlowLogStats {
 #[derive(Debug, Default)]
 struct Counters {
     tuples: AtomicU64,
+    lost: AtomicU64,
     not_written: AtomicU64,
     bytes: AtomicU64,
 }
@@ -109,6 +118,7 @@ impl FlowLogWriter {
             flows: self.flows.clone(),
             counters: self.counters.clone(),
             batch: None,
+            early: VecDeque::new(),
             files: None,
             has_failed: false,
         };
@@ -136,7 +146,7 @@ impl FlowLogWriter {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         FlowLogStats {
             tuples: of(&self.counters.tuples),
-            lost: self.flows.log().lost(),
+            lost: self.flows.log().lost() + of(&self.counters.lost),
             not_written: of(&self.counters.not_written),
             bytes: of(&self.counters.bytes),
         }
@@ -152,6 +162,8 @@ struct Worker {
     counters: Arc<Counters>,
     /// `None`: there is no flow log.
     batch: Option<(Arc<FlowLogs>, Batch)>,
+    /// Events of network interfaces without a log in the present configuration, oldest first.
+    early: VecDeque<FlowEvent>,
     /// `None`: the directory was not opened yet.
     files: Option<LogFiles>,
     /// Whether the last batch could not be written, so that the reason is not logged again.
@@ -169,17 +181,14 @@ impl Worker {
             };
             self.drain();
             match command {
-                Ok(Command::SetLogs(logs)) => {
-                    self.write(SystemTime::now());
-                    self.batch = logs.map(|logs| (logs.clone(), Batch::new(logs)));
-                }
+                Ok(Command::SetLogs(logs)) => self.set_logs(logs),
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.log_all();
                     return self.write(SystemTime::now());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let is_full = self.batch.as_ref().is_some_and(|(_, batch)| batch.bytes() >= MAX_BATCH);
+            let is_full = self.is_full();
             let now = SystemTime::now();
             // A clock that was set back must not delay the next batch by more than an interval.
             let is_set_back = due.duration_since(now).is_ok_and(|left| left > self.interval);
@@ -190,32 +199,72 @@ impl Worker {
         }
     }
 
-    /// The end of the present batch: a multiple of the interval since 1970, so that a batch never has two hours.
+    /// Takes the logs of a new configuration. Lanes may have sent events of its network interfaces already.
+    fn set_logs(&mut self, logs: Option<Arc<FlowLogs>>) {
+        self.write(SystemTime::now());
+        let early = std::mem::take(&mut self.early);
+        self.batch = logs.map(|logs| (logs.clone(), Batch::new(logs)));
+        let clock = Clock::now();
+        for event in early {
+            // Events of network interfaces without a log end here.
+            self.add(&event, &clock);
+        }
+    }
+
+    /// Adds an event to the batch. Returns false if its network interface has no log.
+    fn add(&mut self, event: &FlowEvent, clock: &Clock) -> bool {
+        let log = self.flows.log();
+        let batch = self.batch.as_mut();
+        batch.is_some_and(|(_, batch)| batch.add(event, clock.time(event), |number| log.rule(number)))
+    }
+
+    /// The end of the present batch: a multiple of the interval since 1970. A batch has two hours only if the interval is no
+    /// divisor of an hour; its record is then in the file of the later one.
     fn next_batch(&self) -> SystemTime {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let interval = self.interval.as_secs().max(1);
         UNIX_EPOCH + Duration::from_secs((since.as_secs() / interval + 1) * interval)
     }
 
-    /// Takes the events of all lanes. Without a flow log they are dropped.
+    /// Takes the events of all lanes. Those of network interfaces without a log wait for the next configuration.
     fn drain(&mut self) {
-        let Some((_, batch)) = &mut self.batch else {
-            self.flows.log().drain(|_| ());
-            return;
-        };
         let clock = Clock::now();
-        let log = self.flows.log();
-        log.drain(|event| batch.add(&event, clock.time(&event), |number| log.rule(number)));
+        let flows = self.flows.clone();
+        flows.log().drain(|event| {
+            if self.add(&event, &clock) {
+                return;
+            }
+            if self.early.len() < MAX_EARLY {
+                self.early.push_back(event);
+            } else {
+                self.counters.lost.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        // No configuration with a log of these has come.
+        let is_over = |event: &FlowEvent| clock.instant.saturating_duration_since(event.at) > MAX_EARLY_TIME;
+        self.early.retain(|event| !is_over(event));
     }
 
-    /// Adds a last record of all flows.
+    /// Adds a last record of all flows. Writes batches that become full meanwhile.
     fn log_all(&mut self) {
-        let Some((_, batch)) = &mut self.batch else { return };
+        if self.batch.is_none() {
+            return;
+        }
         let clock = Clock::now();
-        let log = self.flows.log();
-        self.flows.log_all(clock.instant, |event| {
-            batch.add(&event, clock.time(&event), |number| log.rule(number));
-        });
+        let flows = self.flows.clone();
+        flows.log_all(clock.instant, |event| self.add_and_write(&event, &clock));
+    }
+
+    /// Adds an event, and writes the batch if it is full.
+    fn add_and_write(&mut self, event: &FlowEvent, clock: &Clock) {
+        self.add(event, clock);
+        if self.is_full() {
+            self.write(SystemTime::now());
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.batch.as_ref().is_some_and(|(_, batch)| batch.bytes() >= MAX_BATCH)
     }
 
     /// Writes the batch, and begins the next one.
@@ -227,12 +276,8 @@ impl Worker {
             return;
         }
         match self.append(&batch, now) {
-            Ok(()) => {
-                self.counters.tuples.fetch_add(batch.tuples(), Ordering::Relaxed);
-                self.has_failed = false;
-            }
+            Ok(()) => self.has_failed = false,
             Err(e) => {
-                self.counters.not_written.fetch_add(batch.tuples(), Ordering::Relaxed);
                 if !std::mem::replace(&mut self.has_failed, true) {
                     tracing::warn!(
                         error = %format!("{e:#}"),
@@ -245,17 +290,29 @@ impl Worker {
         self.counters.bytes.store(used, Ordering::Relaxed);
     }
 
+    /// Writes the records of a batch, and counts their tuples.
     fn append(&mut self, batch: &Batch, now: SystemTime) -> Result<()> {
         let files = match &mut self.files {
             Some(files) => files,
-            None => self.files.insert(LogFiles::open(&self.directory, self.limit)?),
+            None => match LogFiles::open(&self.directory, self.limit) {
+                Ok(files) => self.files.insert(files),
+                Err(e) => {
+                    self.counters.not_written.fetch_add(batch.tuples(), Ordering::Relaxed);
+                    return Err(e);
+                }
+            },
         };
         let mut outcome = Ok(());
         for written in batch.records(now) {
             // A file that cannot be written must not stop the others.
-            if let Err(e) = files.append(&written.path, &written.record) {
-                outcome = Err(e);
-            }
+            let counter = match files.append(&written.path, &written.record) {
+                Ok(()) => &self.counters.tuples,
+                Err(e) => {
+                    outcome = Err(e);
+                    &self.counters.not_written
+                }
+            };
+            counter.fetch_add(written.tuples, Ordering::Relaxed);
         }
         outcome
     }
@@ -281,3 +338,6 @@ impl Clock {
         self.system.checked_sub(ago).unwrap_or(UNIX_EPOCH)
     }
 }
+
+#[cfg(test)]
+mod tests;

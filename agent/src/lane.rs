@@ -5,8 +5,10 @@ pub mod builder;
 mod health_checks;
 mod worker;
 
+use crate::capture::tap::Tap;
 use crate::config::Config;
 use crate::identity::LinkKeys;
+use crate::meter::Traffic;
 use crate::outbox::RedirectedPacket;
 use crate::tun::Device;
 use anyhow::{Context, Result};
@@ -14,6 +16,7 @@ use builder::{BuildQueue, BuildRequest, Built};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tombolo_engine::health::ControllerHealth;
 use tombolo_engine::link::AdvertisementStats;
@@ -80,6 +83,13 @@ pub struct Prepared {
     built: Built,
 }
 
+impl Prepared {
+    /// Gives the rules their numbers in flow logs.
+    pub fn name_rules(&self, flows: &Flows) {
+        flows.name_rules(&self.built.tables, Instant::now());
+    }
+}
+
 enum Command {
     Install(Prepared, oneshot::Sender<()>),
     SetDevices(Arc<[Arc<Device>]>, oneshot::Sender<Result<()>>),
@@ -93,6 +103,7 @@ enum Command {
     SetReportedHealth(ControllerHealth),
     Report(oneshot::Sender<LaneReport>),
     AnnounceDrain,
+    Capture(Box<Tap>),
     Stop,
 }
 
@@ -126,6 +137,8 @@ pub struct LaneSetup {
     pub build_queue: Option<BuildQueue>,
     /// The flows that security groups have allowed, shared by all lanes (D33).
     pub flows: Arc<Flows>,
+    /// Takes what has passed the lane's links.
+    pub traffic: Traffic,
     /// When the lane ends, receives the reason, also if the lane was told to stop.
     pub ended: mpsc::UnboundedSender<String>,
 }
@@ -301,6 +314,14 @@ impl Lane {
     /// The lane has ended.
     pub fn set_reported_health(&self, reported: ControllerHealth) -> Result<()> {
         self.send_command(Command::SetReportedHealth(reported))
+    }
+
+    /// Begins a capture in the lane, and returns at once. It ends when the other end of its ring is dropped.
+    ///
+    /// # Errors
+    /// The lane has ended.
+    pub fn capture(&self, tap: Tap) -> Result<()> {
+        self.send_command(Command::Capture(Box::new(tap)))
     }
 
     /// Status and counters of the lane. Waits for the lane's answer. The report is empty if the lane has ended.

@@ -5,10 +5,12 @@
 //! Lane 0 also carries the packets for peers with which another lane has no session. Such a peer has fewer lanes, or
 //! its session with that lane is not established yet. The other lane redirects the packets to lane 0.
 
+use crate::capture::tap::Tap;
 use crate::config::Config;
 use crate::identity::LinkKeys;
 use crate::lane::builder::{self, BuildQueue};
 use crate::lane::{Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
+use crate::meter::Traffic;
 use crate::netlink::Tun;
 use crate::tun::{Device, device_name};
 use anyhow::{Context, Result};
@@ -36,6 +38,7 @@ pub struct Lanes {
     lanes: Vec<Lane>,
     routing_state: watch::Receiver<RoutingState>,
     flows: Arc<Flows>,
+    traffic: Traffic,
     /// Number of the last configuration that was prepared.
     generation: AtomicU64,
     /// The TUN devices, one for each NIC; never empty.
@@ -68,6 +71,7 @@ impl Lanes {
         let (routing_state, shared_state) = watch::channel(RoutingState::default());
         let keys = Arc::new(keys);
         let flows = Arc::new(Flows::new(DEFAULT_FLOWS, rand::random()));
+        let traffic = Traffic::default();
         let (build_queue, build_receiver) = builder::queue();
         let start =
             |number: u16, redirected: RedirectQueue, other_lanes: Vec<Lane>, build_queue: Option<BuildQueue>| {
@@ -82,6 +86,7 @@ impl Lanes {
                     other_lanes,
                     build_queue,
                     flows: flows.clone(),
+                    traffic: traffic.clone(),
                     ended: ended.clone(),
                 })
                 .with_context(|| format!("lane {number}"))
@@ -95,12 +100,13 @@ impl Lanes {
             0,
             start(0, RedirectQueue::Receiver(receiver), other_lanes, Some(build_queue))?,
         );
-        builder::start(build_receiver, &lanes)?;
+        builder::start(build_receiver, &lanes, flows.clone())?;
         device.close_primer();
         let lanes = Self {
             lanes,
             routing_state: shared_state,
             flows,
+            traffic,
             generation: AtomicU64::new(0),
             devices: Mutex::new(vec![device]),
             interface: config.interface.clone(),
@@ -174,6 +180,13 @@ impl Lanes {
         &self.flows
     }
 
+    /// What has passed the links of all lanes. Each lane adds to it with each [`report`](Self::report), when a configuration
+    /// removes links, and when the lane ends.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
     /// The interface index of the first TUN device.
     #[must_use]
     pub fn device_index(&self) -> u32 {
@@ -188,7 +201,9 @@ impl Lanes {
     /// The configuration is invalid.
     pub async fn prepare(&self, config: Arc<AgentConfig>) -> Result<Prepared> {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        self.lane0().prepare(config, generation).await
+        let prepared = self.lane0().prepare(config, generation).await?;
+        prepared.name_rules(&self.flows);
+        Ok(prepared)
     }
 
     /// Installs a configuration in one lane after the other. Returns when every lane forwards by it (D2).
@@ -238,6 +253,17 @@ impl Lanes {
     /// Lane 0 has ended.
     pub fn set_reported_health(&self, reported: ControllerHealth) -> Result<()> {
         self.lane0().set_reported_health(reported)
+    }
+
+    /// Begins a capture: each lane gets one of `taps`, of which there must be as many as lanes. Returns at once.
+    ///
+    /// # Errors
+    /// A lane has ended.
+    pub fn capture(&self, taps: Vec<Tap>) -> Result<()> {
+        self.lanes
+            .iter()
+            .zip(taps)
+            .try_for_each(|(lane, tap)| lane.capture(tap))
     }
 
     /// Passes the endpoints that peers had before a restart to every lane, and returns at once. `endpoints` has the

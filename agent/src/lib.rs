@@ -12,7 +12,7 @@
 //!   and certificates. [`site_probe`]: the agent of a host in a site, which only sends probes.
 //! * [`state`], [`config`], [`persist`], [`flow_file`], [`meter`]: files. [`claim`]: exclusive use of a device's name and of
 //!   routing tables. [`host`]: the host's sysctl for ICMP redirects. `switches`: the sysctls of the agent's devices.
-//! * [`flow_log`]: writes flow logs.
+//! * [`flow_log`]: writes flow logs. [`capture`]: packet captures.
 //! * [`health`]: health probes of the back ends of load balancers.
 //! * [`admin`], [`status_text`], [`metrics`], [`probe`]: status, metrics, ping and traceroute.
 
@@ -20,6 +20,7 @@ pub mod admin;
 pub mod agent;
 pub mod apply;
 pub mod bgp;
+pub mod capture;
 pub mod claim;
 pub mod clean;
 pub mod config;
@@ -34,6 +35,7 @@ pub mod identity;
 pub mod join;
 pub mod lane;
 pub mod lanes;
+mod last_minute;
 pub mod log_limit;
 pub mod meter;
 pub mod metrics;

@@ -115,16 +115,24 @@ async fn ping(r: &ProbeRequest, device: Option<&str>) -> Result<ProbeReport> {
         sent: r.count,
         ..ProbeReport::default()
     };
-    // ICMP errors of routers are no replies of the destination, and a reply after the timeout counts as lost.
-    for answer in echoes
-        .answers
-        .values()
-        .filter(|a| a.from == r.destination && a.rtt <= timeout)
-    {
-        report.received += 1;
-        report.rtts_ms.push(millis(answer.rtt));
+    // An answer after the timeout counts as lost.
+    for answer in echoes.answers.values().filter(|answer| answer.rtt <= timeout) {
+        count(&mut report, answer, r.destination);
     }
     Ok(report)
+}
+
+/// Counts an answer of the destination, which has replied to the request or rejected it. ICMP errors of routers are no answers
+/// of the destination.
+fn count(report: &mut ProbeReport, answer: &Answer, destination: IpAddr) {
+    match answer.is_reply {
+        _ if answer.from != destination => {}
+        true => {
+            report.received += 1;
+            report.rtts_ms.push(millis(answer.rtt));
+        }
+        false => report.refused += 1,
+    }
 }
 
 async fn trace(r: &ProbeRequest, device: Option<&str>) -> Result<ProbeReport> {
@@ -156,10 +164,7 @@ async fn trace(r: &ProbeRequest, device: Option<&str>) -> Result<ProbeReport> {
                 arrived |= answer.from == r.destination;
                 hop.address = hop.address.or(Some(answer.from));
                 hop.rtts_ms.push(millis(answer.rtt));
-                if answer.from == r.destination {
-                    report.received += 1;
-                    report.rtts_ms.push(millis(answer.rtt));
-                }
+                count(&mut report, answer, r.destination);
             }
             report.hops.push(hop);
             if arrived {
@@ -183,6 +188,8 @@ fn millis(d: Duration) -> f64 {
 struct Answer {
     from: IpAddr,
     rtt: Duration,
+    /// Whether it is an echo reply. Otherwise it is an ICMP error.
+    is_reply: bool,
 }
 
 /// The echo requests of one probe, and their answers. A random identifier distinguishes these requests from those of
@@ -250,7 +257,8 @@ impl Echoes {
     async fn collect_until(&mut self, deadline: Instant, until_complete: bool) -> Result<()> {
         let mut buffer = [0u8; 1500];
         loop {
-            if until_complete && self.waiting.is_empty() {
+            // The socket is asked first, so that without this check a flood of other messages could outlast the deadline.
+            if Instant::now() >= deadline || until_complete && self.waiting.is_empty() {
                 return Ok(());
             }
             let Ok(received) = timeout_at(deadline.into(), self.socket.recv_from(&mut buffer)).await else {
@@ -268,35 +276,36 @@ impl Echoes {
                 IpAddr::V4(_) => answer_v4(&buffer[..n], self.id),
                 IpAddr::V6(_) => answer_v6(&buffer[..n], self.id),
             };
-            let Some(sequence) = parsed else { continue };
+            let Some((sequence, is_reply)) = parsed else { continue };
             if let Some(sent) = self.waiting.remove(&sequence) {
-                self.answers.insert(sequence, Answer { from, rtt: now - sent });
+                let rtt = now - sent;
+                self.answers.insert(sequence, Answer { from, rtt, is_reply });
             }
         }
     }
 }
 
-/// The sequence number of the echo request that an ICMP message answers, as an echo reply or as an error that quotes
-/// the request. None: the message answers no request with this identifier.
-fn answer_v4(packet: &[u8], id: u16) -> Option<u16> {
+/// The sequence number of the echo request that an ICMP message answers, and whether the message is an echo reply; else it is an
+/// error that quotes the request. None: the message answers no request with this identifier.
+fn answer_v4(packet: &[u8], id: u16) -> Option<(u16, bool)> {
     let icmp = packet.get(usize::from(packet.first()? & 0xf) * 4..)?;
     match icmp.first()? {
-        0 => sequence(icmp, id),
+        0 => Some((sequence(icmp, id)?, true)),
         3 | 11 => {
             let quoted = icmp.get(8..)?;
             let inner = quoted.get(usize::from(quoted.first()? & 0xf) * 4..)?;
-            (*inner.first()? == 8).then(|| sequence(inner, id))?
+            (*inner.first()? == 8).then(|| Some((sequence(inner, id)?, false)))?
         }
         _ => None,
     }
 }
 
-fn answer_v6(icmp: &[u8], id: u16) -> Option<u16> {
+fn answer_v6(icmp: &[u8], id: u16) -> Option<(u16, bool)> {
     match icmp.first()? {
-        129 => sequence(icmp, id),
+        129 => Some((sequence(icmp, id)?, true)),
         1 | 3 => {
             let inner = icmp.get(8 + 40..)?;
-            (*icmp.get(8 + 6)? == 58 && *inner.first()? == 128).then(|| sequence(inner, id))?
+            (*icmp.get(8 + 6)? == 58 && *inner.first()? == 128).then(|| Some((sequence(inner, id)?, false)))?
         }
         _ => None,
     }
@@ -375,11 +384,71 @@ mod tests {
         let mut packet = vec![0x45; 20];
         packet.extend([11, 0, 0, 0, 0, 0, 0, 0]);
         packet.extend(&inner);
-        assert_eq!(answer_v4(&packet, 0x1234), Some(7));
+        assert_eq!(answer_v4(&packet, 0x1234), Some((7, false)));
         assert_eq!(answer_v4(&packet, 0x1235), None);
         for cut in 0..packet.len() {
             assert_eq!(answer_v4(&packet[..cut], 0x1234), None);
             assert_eq!(answer_v6(&packet[..cut], 0x1234), None);
         }
+    }
+
+    /// M5: messages of others that wait in the socket do not keep a probe from ending.
+    #[tokio::test]
+    async fn m5_a_probe_ends_although_messages_wait() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let own = socket.local_addr().unwrap();
+        socket.send_to(b"of somebody else", own).await.unwrap();
+        socket.readable().await.unwrap();
+        let mut echoes = Echoes {
+            socket,
+            destination: own.ip(),
+            id: 1,
+            sequence: 1,
+            waiting: BTreeMap::from([(1, Instant::now())]),
+            answers: BTreeMap::new(),
+        };
+        echoes.collect_until(Instant::now(), true).await.unwrap();
+        let mut buffer = [0; 100];
+        let (length, _) = echoes.socket.try_recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"of somebody else", "it was not read");
+    }
+
+    /// M5: a destination that rejects echo requests has not replied to them.
+    #[test]
+    fn m5_a_rejected_echo_is_no_reply() {
+        let mut reply = vec![0x45; 20];
+        reply.extend([0, 0, 0, 0, 0x12, 0x34, 0, 7]);
+        let mut rejection = vec![0x45; 20];
+        rejection.extend([3, 10, 0, 0, 0, 0, 0, 0]);
+        rejection.extend([0x45; 20]);
+        rejection.extend([8, 0, 0, 0, 0x12, 0x34, 0, 7]);
+        let mut reply_v6 = vec![129, 0, 0, 0, 0x12, 0x34, 0, 7];
+        let mut rejection_v6 = vec![1, 1, 0, 0, 0, 0, 0, 0];
+        rejection_v6.extend([0x60, 0, 0, 0, 0, 8, 58, 64]);
+        rejection_v6.extend([0; 32]);
+        rejection_v6.extend([128, 0, 0, 0, 0x12, 0x34, 0, 7]);
+        let parsed = [
+            answer_v4(&reply, 0x1234),
+            answer_v4(&rejection, 0x1234),
+            answer_v6(&reply_v6, 0x1234),
+            answer_v6(&rejection_v6, 0x1234),
+        ];
+        assert_eq!(
+            parsed,
+            [Some((7, true)), Some((7, false)), Some((7, true)), Some((7, false))]
+        );
+        reply_v6.truncate(7);
+        assert_eq!(answer_v6(&reply_v6, 0x1234), None);
+
+        let destination = IpAddr::from([10, 0, 0, 2]);
+        let mut report = ProbeReport::default();
+        let mut answer = |from: [u8; 4], is_reply| {
+            let (from, rtt) = (from.into(), Duration::from_millis(2));
+            count(&mut report, &Answer { from, rtt, is_reply }, destination);
+        };
+        answer([10, 0, 0, 2], true);
+        answer([10, 0, 0, 2], false);
+        answer([10, 0, 0, 1], false);
+        assert_eq!((report.received, report.refused, report.rtts_ms), (1, 1, vec![2.0]));
     }
 }

@@ -115,15 +115,15 @@ pub async fn run(state: &StateDir, runtime: &StateDir, bird: Option<BirdService>
         control.abort();
     }
     tasks.abort();
-    // The lanes are still there, so that the totals have the last packets.
-    agent.publish().await;
-    agent.save_meters();
     agent.shut_down();
     if outcome.is_ok() && control.is_ok() {
         lanes_ended(&mut ended, lane_count).await;
-        agent.finish_flow_logs();
+        // The next start needs the flows (D34), and the last records may take longer than the service manager waits.
         save_flows(runtime, &flows);
+        agent.finish_flow_logs();
     }
+    agent.captures().finish();
+    agent.save_meters();
     // Each of the following steps is tried, even if an earlier step has failed.
     let saved = agent.last_good().flush().context("the last good configuration");
     let removed = state.remove(file::ADMIN_SOCKET);

@@ -32,11 +32,15 @@ pub mod file {
     pub const NUMBERS: &str = "numbers.json";
     /// Directory of the flow logs (D38), unless `agent.toml` names another one.
     pub const FLOW_LOGS: &str = "flow-logs";
+    /// Directory of the files of packet captures (D42), unless `agent.toml` names another one.
+    pub const CAPTURES: &str = "captures";
     /// The flows of security groups, from an orderly stop until the next start (D34). It may be in another directory
     /// (`--runtime-dir`).
     pub const FLOWS: &str = "flows";
     /// What has passed each link since the agent began to count (Meter-6).
     pub const METERS: &str = "meters.json";
+    /// What had passed the links with peers that the agent does not have any more (Meter-6).
+    pub const EARLIER_METERS: &str = "earlier-meters.json";
     /// Directory with the files of BIRD as a child process.
     pub const BGP: &str = "bgp";
     /// The local HTTP socket of the running agent.

@@ -130,6 +130,7 @@ fn config(gate: &Host, peer: &Host, of_gate: bool, peered: bool) -> AgentConfig 
         links,
         security: None,
         front_ends: Vec::new(),
+        limits: None,
     }
 }
 

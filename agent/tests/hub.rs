@@ -188,6 +188,7 @@ impl Hosts {
             links,
             security: None,
             front_ends: Vec::new(),
+            limits: None,
         });
     }
 }

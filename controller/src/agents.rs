@@ -4,8 +4,9 @@
 //! After a restart of the controller, each agent sends its configuration's digest again in its Hello, and its report
 //! again as a Status message.
 //!
-//! * [`probe`]: the probes that agents send.
+//! * [`capture`]: packet captures. [`probe`]: the probes that agents send.
 
+pub mod capture;
 pub mod probe;
 
 use crate::compiled::Compiled;
@@ -24,6 +25,7 @@ use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::probe::ProbeReport;
 use tombolo_proto::status::{AgentStatus, HealthVersion, Meters};
 use tombolo_topology::topology::AgentStatuses;
+use uuid::Uuid;
 
 /// Maximum number of messages that other tasks have sent to a control stream and that wait to be passed on. If there
 /// are more, the sender waits, so none is lost.
@@ -91,6 +93,8 @@ pub struct Agents {
     changed: watch::Sender<u64>,
     /// Notified when the health of a back end has changed by an agent's report (L6).
     health_changed: watch::Sender<u64>,
+    /// Notified when a list of captures, or a report about one, has changed (D42).
+    captures_changed: watch::Sender<u64>,
     /// The number of the next stream or probe.
     next: AtomicU64,
 }
@@ -111,6 +115,8 @@ struct Entry {
     has_reported: bool,
     /// Callers that wait for the results of probes, by id.
     probes: BTreeMap<u64, oneshot::Sender<ProbeReport>>,
+    /// The packet captures of the agent.
+    captures: BTreeMap<Uuid, capture::Listed>,
 }
 
 #[derive(Debug)]
@@ -147,6 +153,7 @@ impl Agents {
             compiled,
             changed: watch::channel(0).0,
             health_changed: watch::channel(0).0,
+            captures_changed: watch::channel(0).0,
             next: AtomicU64::new(1),
         }
     }
@@ -183,6 +190,7 @@ impl Agents {
             entry.rejected = None;
             // These probes were requested over the older stream, so their reports will not arrive.
             entry.probes.clear();
+            entry.end_live_captures();
         });
         Stream {
             agent: agent.clone(),
@@ -200,6 +208,7 @@ impl Agents {
         self.update_by(stream, |entry| {
             entry.connection = None;
             entry.probes.clear();
+            entry.end_live_captures();
         });
         self.forget_deleted();
     }
@@ -213,6 +222,7 @@ impl Agents {
             // Dropping the connection completes [`Stream::superseded`].
             entry.connection = None;
             entry.probes.clear();
+            entry.end_live_captures();
         });
     }
 

@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::asserted;
 use crate::ca;
 use crate::secret;
-use crate::writer::{DEPLOYMENTS_PREFIX, MONITORS_PREFIX, WriteError, Writer};
+use crate::writer::{CAPTURES_PREFIX, DEPLOYMENTS_PREFIX, MONITORS_PREFIX, WriteError, Writer};
 use anyhow::Context;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -117,6 +117,7 @@ impl Auth {
             } else if ![LOGIN_KEY_DOCUMENT, ca::DOCUMENT, asserted::DOCUMENT].contains(&key.as_str())
                 && !key.starts_with(DEPLOYMENTS_PREFIX)
                 && !key.starts_with(MONITORS_PREFIX)
+                && !key.starts_with(CAPTURES_PREFIX)
             {
                 anyhow::bail!("the store holds a document '{key}' that this version does not know");
             }

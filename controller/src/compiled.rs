@@ -30,7 +30,7 @@ pub struct Config {
 }
 
 /// A configuration for an agent that does not understand the one that was compiled for it
-/// (`AgentConfig::without_flow_logs`, `AgentConfig::reduced`).
+/// (`AgentConfig::without_limits`, `AgentConfig::without_flow_logs`, `AgentConfig::reduced`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lesser {
     /// The features that this configuration needs.
@@ -53,6 +53,28 @@ impl Lesser {
 }
 
 impl Config {
+    /// The configuration with these canonical bytes, and what is sent in its place.
+    fn of(config: &AgentConfig, bytes: Vec<u8>) -> Self {
+        let needs = config.needs();
+        let mut lesser = Vec::new();
+        if needs.contains(&Feature::Limits) {
+            lesser.push(Lesser::of(&config.without_limits()));
+        }
+        if needs.contains(&Feature::FlowLogs) {
+            lesser.push(Lesser::of(&config.without_limits().without_flow_logs()));
+        }
+        if !needs.is_empty() {
+            lesser.push(Lesser::of(&config.reduced()));
+        }
+        Self {
+            digest: digest(&bytes),
+            bytes,
+            needs,
+            lesser,
+            probed: probed(config),
+        }
+    }
+
     /// What to send to an agent with these features: the digest and the bytes.
     #[must_use]
     pub fn for_agent(&self, features: &BTreeSet<Feature>) -> (&str, &[u8]) {
@@ -70,7 +92,10 @@ impl Config {
     pub fn shortcoming(&self, features: &BTreeSet<Feature>) -> Option<String> {
         let missing = self.missing(features);
         let needs = |feature| self.needs.contains(&feature);
-        let effect = if missing == [Feature::FlowLogs.name()] {
+        let effect = if missing == [Feature::Limits.name()] {
+            "it enforces no limit of bandwidth or of flows until it is upgraded"
+        } else if missing == [Feature::FlowLogs.name()] || missing == [Feature::FlowLogs.name(), Feature::Limits.name()]
+        {
             "it writes no flow logs until it is upgraded"
         } else if needs(Feature::SecurityGroups) {
             "it has no links until it is upgraded"
@@ -123,23 +148,7 @@ fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Co
         };
         let bytes = config.to_bytes();
         let same = before.get(agent).filter(|c| c.bytes == bytes).cloned();
-        let config = same.unwrap_or_else(|| {
-            let needs = config.needs();
-            let mut lesser = Vec::new();
-            if needs.contains(&Feature::FlowLogs) {
-                lesser.push(Lesser::of(&config.without_flow_logs()));
-            }
-            if !needs.is_empty() {
-                lesser.push(Lesser::of(&config.reduced()));
-            }
-            Arc::new(Config {
-                digest: digest(&bytes),
-                bytes,
-                needs,
-                lesser,
-                probed: probed(&config),
-            })
-        });
+        let config = same.unwrap_or_else(|| Arc::new(Config::of(&config, bytes)));
         configs.insert(agent.clone(), config);
     }
     Compiled {
@@ -178,4 +187,55 @@ pub fn start(
         }
     })?;
     Ok(compiled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P32, X16: an agent of an earlier version gets the same configuration without limits, and the operator is told.
+    #[test]
+    fn p32_an_older_agent_gets_no_limits() {
+        let compiled = |limits: serde_json::Value, logs: serde_json::Value| {
+            let config: AgentConfig = serde_json::from_value(serde_json::json!({
+                "agent": "vm", "vnet": "/v", "addressSpace": [], "mtu": 1420, "subnets": [], "spaces": [], "links": [],
+                "role": {"type": "vm", "served": [], "nics": [
+                    {"id": "/n", "subnet": "/s", "addresses": [], "ipForwarding": false},
+                ]},
+                "limits": limits,
+                "security": {
+                    "groups": [{"id": "/g", "rules": []}], "nics": [{"id": "/n", "prefixes": [], "subnet": "/s"}],
+                    "flowLogs": logs,
+                },
+            }))
+            .unwrap();
+            Config::of(&config, config.to_bytes())
+        };
+        let limits = serde_json::json!({"nics": [{"nic": "/n", "outbound": 50}]});
+        let logs = serde_json::json!({"logs": [], "nics": []});
+        let none = serde_json::Value::Null;
+        let config = compiled(limits, logs.clone());
+        let all: BTreeSet<Feature> = Feature::ALL.iter().copied().collect();
+        let without = |features: &[Feature]| -> BTreeSet<Feature> {
+            all.iter().copied().filter(|f| !features.contains(f)).collect()
+        };
+        assert_eq!(config.for_agent(&all).1, config.bytes);
+        assert_eq!(config.shortcoming(&all), None);
+        let unlimited = compiled(none.clone(), logs).bytes;
+        let plain = compiled(none.clone(), none).bytes;
+        for (missing, expected, words) in [
+            (&[Feature::Limits][..], &unlimited, "limit of bandwidth"),
+            (&[Feature::Limits, Feature::FlowLogs][..], &plain, "flow logs"),
+        ] {
+            let features = without(missing);
+            let (digest_of, bytes) = config.for_agent(&features);
+            assert_eq!(String::from_utf8_lossy(bytes), String::from_utf8_lossy(expected));
+            assert_eq!(digest_of, digest(expected));
+            let told = config.shortcoming(&features).unwrap();
+            assert!(told.contains("limits") && told.contains(words), "{told}");
+        }
+        // Without security groups an agent has no links, whatever else it lacks.
+        let old = config.for_agent(&BTreeSet::new()).1;
+        assert!(!String::from_utf8_lossy(old).contains("limits"));
+    }
 }

@@ -4,6 +4,7 @@
 //! * `join`: join tokens, and the joining of agents.
 //! * `assertions`: what every change must leave true.
 //! * `agents`: agents, their configurations and progress.
+//! * `capture`: live captures of packets, and the states of those that are resources.
 //! * `device`: the configuration of a site's VPN device.
 //! * `diagnosis`: explain, probe, check and connection monitors.
 //! * `operation`: health, metrics, settings, API tokens, backup.
@@ -13,6 +14,7 @@
 
 mod agents;
 mod assertions;
+mod capture;
 mod device;
 mod diagnosis;
 mod join;
@@ -51,6 +53,8 @@ pub(crate) fn guarded() -> Router<Arc<Rest>> {
         .route("/fabric/v1/explain", post(diagnosis::explain))
         .route("/fabric/v1/probe", post(diagnosis::probe))
         .route("/fabric/v1/check", post(diagnosis::check))
+        .route("/fabric/v1/capture", post(capture::live))
+        .route("/fabric/v1/captures", get(capture::list))
         .route("/fabric/v1/monitors", get(diagnosis::monitors))
         .route("/fabric/v1/reach", post(reach::reach))
         .route("/fabric/v1/reach/diff", post(reach::diff))

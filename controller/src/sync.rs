@@ -5,7 +5,7 @@ use crate::compiled::{Compiled, Config};
 use crate::delta::{self, Sent};
 use crate::endpoints::EndpointReports;
 use crate::writer::Writer;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tombolo_proto::fabric::Binding;
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::sync::{AgentSync, Close, Desired, Push, authorize};
 use tonic::{Status, Streaming};
+use uuid::Uuid;
 
 /// Longest time until the Hello of a new stream arrives. Agents send their Hello right after the request, so it usually
 /// takes one round trip.
@@ -138,6 +139,8 @@ impl Session<'_> {
         let mut sent = SentConfigs::default();
         let mut health = self.agents.watch_health();
         let mut sent_health = None;
+        let mut captures = self.agents.watch_captures();
+        let mut sent_captures = BTreeMap::new();
         loop {
             tokio::select! {
                 changed = self.compiled.changed() => {
@@ -148,21 +151,33 @@ impl Session<'_> {
                     // Between the two, the first configuration of an agent may be compiled: it goes first.
                     if sent_health.is_some() || sent.has_any() {
                         self.send_health(stream, &mut sent_health).await?;
+                        self.send_captures(stream, &mut sent_captures).await?;
                     }
                 }
                 // The agent gets its configuration first. The sender lives as long as the agents' state.
                 Ok(()) = health.changed(), if sent_health.is_some() => self.send_health(stream, &mut sent_health).await?,
+                // The agent resolves the network interfaces of a capture by its configuration.
+                Ok(()) = captures.changed(), if sent.has_any() => {
+                    self.send_captures(stream, &mut sent_captures).await?;
+                }
                 message = incoming.next() => {
                     let Some(message) = message.transpose()? else { return Ok(()) };
                     if let Some(agent_message::Message::Applied(applied)) = &message.message {
                         sent.applied(&applied.digest, &stream.features);
                     }
-                    match (&reports, message.message) {
+                    let is_unknown = match (&reports, message.message) {
                         (Some(reports), message) => self.receive(stream, &mut sync, reports, message)?,
                         // M10: of a site probe only the reports of probes count. Its host belongs to the site, and must not
                         // put routes, health or endpoints into the state of the network.
-                        (None, Some(agent_message::Message::ProbeResult(result))) => self.probe_result(stream, &result)?,
-                        (None, _) => {}
+                        (None, Some(agent_message::Message::ProbeResult(result))) => {
+                            self.probe_result(stream, &result)?;
+                            false
+                        }
+                        (None, _) => false,
+                    };
+                    if is_unknown {
+                        sent_captures = self.agents.captures_of(&stream.agent);
+                        self.send_capture_list(&sent_captures).await?;
                     }
                     self.push(stream, &mut sync, &mut sent).await?;
                 }
@@ -203,6 +218,28 @@ impl Session<'_> {
             has_owners: true,
         });
         *last = Some(health);
+        self.send(control_stream::ControllerMessage { message: Some(message) })
+            .await
+    }
+
+    /// Sends the agent the list of its packet captures, if it has changed since the last call over this stream (D42).
+    async fn send_captures(&self, stream: &Stream, last: &mut BTreeMap<Uuid, Vec<u8>>) -> Result<(), Status> {
+        let wanted = self.agents.captures_of(&stream.agent);
+        if !stream.features.contains(&Feature::PacketCapture) || wanted == *last {
+            return Ok(());
+        }
+        *last = wanted;
+        self.send_capture_list(last).await
+    }
+
+    async fn send_capture_list(&self, list: &BTreeMap<Uuid, Vec<u8>>) -> Result<(), Status> {
+        let capture = |(id, request): (&Uuid, &Vec<u8>)| control_stream::Capture {
+            id: id.to_string(),
+            request: request.clone(),
+        };
+        let message = controller_message::Message::Captures(control_stream::Captures {
+            captures: list.iter().map(capture).collect(),
+        });
         self.send(control_stream::ControllerMessage { message: Some(message) })
             .await
     }
@@ -265,14 +302,15 @@ impl Session<'_> {
             .await
     }
 
-    /// Handles a message of the agent after its Hello.
+    /// Handles a message of the agent after its Hello. Returns whether the agent reports a packet capture that it should not
+    /// make, so that it needs the list of its captures.
     fn receive(
         &self,
         stream: &Stream,
         sync: &mut AgentSync,
         reports: &EndpointReports,
         message: Option<agent_message::Message>,
-    ) -> Result<(), Status> {
+    ) -> Result<bool, Status> {
         match message {
             Some(agent_message::Message::Applied(applied)) => {
                 sync.applied(&applied.digest);
@@ -289,6 +327,12 @@ impl Session<'_> {
                 reports.report(&status.endpoints);
             }
             Some(agent_message::Message::ProbeResult(result)) => self.probe_result(stream, &result)?,
+            Some(agent_message::Message::CaptureReport(reported)) => {
+                let report = serde_json::from_slice(&reported.report).map_err(|e| invalid(&e))?;
+                let id = Uuid::try_parse(&reported.id).map_err(|e| Status::invalid_argument(e.to_string()))?;
+                return Ok(!self.agents.take_capture_report(stream, id, report));
+            }
+            Some(agent_message::Message::CaptureData(data)) => self.agents.take_capture_data(stream, data),
             Some(agent_message::Message::Hello(_)) => {
                 return Err(Status::invalid_argument(
                     "Hello must be the first message and must not be repeated",
@@ -297,7 +341,7 @@ impl Session<'_> {
             // A message that only a later version of the protocol defines. It is ignored.
             None => {}
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Passes the report of a probe to the request that waits for it.

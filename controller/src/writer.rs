@@ -252,6 +252,8 @@ pub const OWN_PREFIX: &str = "own/";
 pub(crate) const DEPLOYMENTS_PREFIX: &str = "own/deployments/";
 /// The key prefix of connection monitors, below [`OWN_PREFIX`].
 pub(crate) const MONITORS_PREFIX: &str = "own/connection-monitors/";
+/// The key prefix of packet captures, below [`OWN_PREFIX`].
+pub(crate) const CAPTURES_PREFIX: &str = "own/packet-captures/";
 
 struct Worker {
     store: Box<dyn Store>,

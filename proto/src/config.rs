@@ -11,6 +11,7 @@
 mod balancing;
 mod feature;
 mod flow_log;
+mod limits;
 mod link;
 mod role;
 mod security;
@@ -21,6 +22,7 @@ pub use balancing::{
 };
 pub use feature::Feature;
 pub use flow_log::{FlowLog, FlowLogFormat, FlowLogs, LoggedGroup, LoggedNic, MAX_FLOW_LOGS};
+pub use limits::{BANDWIDTH, BANDWIDTH_TAG, Limits, MAX_FLOWS_OF_NIC, NicBandwidth};
 pub use link::{Arrival, ForeignSources, GatewayKind, Link, Relation, Transport};
 pub use role::{
     CircuitLink, CircuitNetwork, DEFAULT_ASN, EDGE_ASN, GatewayConnection, LinkedCircuit, MAX_PREFIXES,
@@ -81,6 +83,9 @@ pub struct AgentConfig {
     /// The front ends of load balancers that the agent can reach, ordered by VNet and address (D35).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub front_ends: Vec<FrontEnd>,
+    /// The limits of throughput and flows that the agent enforces. `None`: those that [`Limits::default`] has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }
 
 /// The settings by which an agent detects the failure of a link that another path can replace (D19). On all other
@@ -316,6 +321,9 @@ impl AgentConfig {
             }
         }
         balancing::check(&self.front_ends).map_err(InvalidConfig)?;
+        if let Some(limits) = &self.limits {
+            limits.check(&self.role).map_err(InvalidConfig)?;
+        }
         let has_no_space = |f: &&FrontEnd| !self.spaces.iter().any(|s| s.vnet == f.vnet);
         if let Some(front_end) = self.front_ends.iter().find(has_no_space) {
             return fail(format!(

@@ -6,6 +6,7 @@
 //! [`Binding`].
 
 mod agent;
+mod capture;
 mod device;
 mod diagnosis;
 mod monitor;
@@ -14,6 +15,7 @@ mod token;
 mod usage;
 
 pub use agent::{AgentRevision, AgentView, Rejected, Revisions, Waited};
+pub use capture::{CaptureFilterText, LiveCapture};
 pub use device::{DeviceBgp, DeviceConfig, DeviceRequest, DeviceTunnel};
 pub use diagnosis::{CheckRequest, ExplainRequest, Probe, ProbeAnswer, Protocol};
 pub use monitor::{MonitorOutcome, MonitorResult, MonitorTestView, MonitorView};

@@ -2,6 +2,7 @@
 //!
 //! * [`arm`]: kinds of ARM items, their paths and names.
 //! * [`budget`]: rate limits for requests of clients and peers.
+//! * [`capture`]: packet captures.
 //! * [`config`]: [`AgentConfig`](config::AgentConfig), the complete configuration of one agent.
 //! * [`control_stream`] (feature `grpc`): generated messages of the control stream.
 //! * [`exposition`]: the text format of metrics.
@@ -15,6 +16,7 @@
 
 pub mod arm;
 pub mod budget;
+pub mod capture;
 pub mod config;
 #[cfg(feature = "grpc")]
 pub mod control_stream;

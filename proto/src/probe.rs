@@ -52,7 +52,8 @@ pub struct ProbeReport {
     pub rtts_ms: Vec<f64>,
     /// Trace: one entry for each TTL, starting at 1. Otherwise empty.
     pub hops: Vec<Hop>,
-    /// Connect: number of connections that were refused, by a TCP reset or an ICMP error about the port.
+    /// Connect: number of connections that were refused, by a TCP reset or an ICMP error about the port. Otherwise: number of
+    /// echo requests to which the destination itself has answered with an ICMP error.
     #[serde(skip_serializing_if = "is_zero")]
     pub refused: u32,
     /// Connect: number of connections for which an ICMP error said that the destination cannot be reached. The connections

@@ -3,7 +3,7 @@
 mod meters;
 mod probe_failure;
 
-pub use meters::{LinkMeter, Meters, Volume};
+pub use meters::{LinkMeter, MAX_METERS, Meters, TunnelUse, Volume};
 pub use probe_failure::ProbeFailure;
 
 use crate::config::Direction;
@@ -56,6 +56,10 @@ pub struct AgentStatus {
     /// What has passed the links, over restarts of the agent (Meter-6). `None`: the agent does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub meters: Option<Meters>,
+    /// What has passed the tunnels of a VPN gateway (G5). `None`: the agent is no VPN gateway, or is of a version that does
+    /// not report this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnels: Option<TunnelUse>,
 }
 
 /// The number of a state of the health of an agent's back ends (D36). The agent uses the same numbers in its reports and in

@@ -7,6 +7,7 @@ second, and a rule of the group `web` denies the third.
 """
 
 import sys
+import time
 
 from azure.mgmt.network import NetworkManagementClient, models
 
@@ -149,6 +150,42 @@ def monitors(client):
     same("deleted", list(operations.list(*WATCHER)), [])
 
 
+def captures(client):
+    """A packet capture: created, read, listed, asked for its state, stopped and deleted."""
+    operations, name = client.packet_captures, "pings"
+    body = models.PacketCapture(
+        target=vm("hub-vm"),
+        storage_location=models.PacketCaptureStorageLocation(file_path="/var/captures/pings.cap"),
+        time_limit_in_seconds=120,
+        filters=[models.PacketCaptureFilter(
+            protocol="TCP", local_ip_address="10.1.0.4", local_port="", remote_ip_address="10.2.0.0-10.2.0.9",
+            remote_port="1-65535",
+        )],
+    )
+    made = operations.begin_create(*WATCHER, name, body).result()
+    same("the capture", (made.provisioning_state, made.target, made.total_bytes_per_session),
+         ("Succeeded", vm("hub-vm"), 1073741824))
+    same("its filter", made.filters[0].remote_ip_address, "10.2.0.0-10.2.0.9")
+    same("read", operations.get(*WATCHER, name).etag, made.etag)
+    same("listed", [capture.name for capture in operations.list(*WATCHER)], [name])
+    for _ in range(100):
+        state = operations.begin_get_status(*WATCHER, name).result()
+        if state.packet_capture_status == "Running":
+            break
+        time.sleep(0.1)
+    same("runs", (state.packet_capture_status, state.packet_capture_error), ("Running", []))
+    operations.begin_stop(*WATCHER, name).result()
+    ended = operations.begin_get_status(*WATCHER, name).result()
+    same("stopped", (ended.packet_capture_status, ended.stop_reason), ("Stopped", "Stopped"))
+    same("its start", ended.capture_start_time, state.capture_start_time)
+    refused("a bad filter", "InvalidRequestFormat", lambda: operations.begin_create(*WATCHER, "bad", models.PacketCapture(
+        target=vm("hub-vm"), storage_location=models.PacketCaptureStorageLocation(file_path="/x.cap"),
+        filters=[models.PacketCaptureFilter(protocol="TCP", remote_port="90-80")],
+    )))
+    operations.begin_delete(*WATCHER, name).result()
+    same("deleted", list(operations.list(*WATCHER)), [])
+
+
 def main():
     base, authority, token, open_port, closed_port, denied_port = sys.argv[1:]
     with NetworkManagementClient(
@@ -159,6 +196,7 @@ def main():
         predictions(watchers, int(denied_port))
         troubleshooting(watchers)
         monitors(client)
+        captures(client)
     print("the stock client has checked, predicted and troubleshot")
 
 

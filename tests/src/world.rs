@@ -124,6 +124,8 @@ impl End {
                 | DropReason::Malformed
                 | DropReason::UnknownFragment
                 | DropReason::FlowTableFull
+                | DropReason::NicFlowLimit
+                | DropReason::BandwidthExceeded
                 | DropReason::LinkDown
                 | DropReason::TooBig
                 | DropReason::BadDatagram

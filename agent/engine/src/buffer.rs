@@ -2,6 +2,7 @@
 
 use crate::decide::Ingress;
 use crate::tables::{LinkIndex, NicIndex};
+use crate::verdict::DropReason;
 use std::net::{IpAddr, SocketAddr};
 
 /// One of the UDP ports that the agent is bound to.
@@ -91,6 +92,25 @@ pub trait DeliverSink {
     /// Takes one complete IP packet for the TUN device of `nic`. The sink must copy or write the packet before the call
     /// returns, because the engine reuses the memory.
     fn deliver(&mut self, nic: NicIndex, packet: &[u8]);
+
+    /// Shows the sink a packet before the engine decides about it and changes it, so that the sink can record it. `packet`
+    /// may have padding at its end. The default does nothing, and then costs nothing.
+    fn arrived(&mut self, _ingress: Ingress, _packet: &[u8]) {}
+
+    /// Tells the sink what has become of the packet of the last [`arrived`](Self::arrived). Calls of
+    /// [`deliver`](Self::deliver) between the two are about this packet, or about an answer to it.
+    fn finished(&mut self, _outcome: Outcome) {}
+}
+
+/// What has become of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was dropped for this reason.
+    Dropped(DropReason),
+    /// It was redirected to lane 0, where it arrives again.
+    Redirected,
+    /// It was delivered, sent into a link, or answered.
+    Done,
 }
 
 /// A queue of packets that lane 0 must send, because this lane has no usable session with their next hop. Lane 0 has

@@ -1,11 +1,12 @@
 //! The engine of one lane. The engine takes IP packets and UDP datagrams, writes packets and datagrams into sinks, and
 //! counts the outcome of each.
 
+mod limits;
 mod local;
 mod reset;
 
 use crate::aqm::{Advice, Codel};
-use crate::buffer::{DeliverSink, NoRedirect, Path, RedirectSink, TransmitSink};
+use crate::buffer::{DeliverSink, NoRedirect, Outcome, Path, RedirectSink, TransmitSink};
 use crate::decide::{Ingress, decide_after};
 use crate::flow::{FlowCache, Lookup};
 use crate::link::{Event, LinkSet, Opened, Sealed};
@@ -17,6 +18,7 @@ use crate::security::{DEFAULT_FLOWS, FROM_HOST, Flows, Guard, RuleName};
 use crate::stats::Stats;
 use crate::tables::{BalancingRule, LinkIndex, NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
+use limits::Credits;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,6 +55,8 @@ pub struct Engine<L, R = NoRedirect> {
     probe_replies: Option<Vec<Vec<u8>>>,
     /// Marks or drops packets so that the queue of unread datagrams in the owner's sockets stays short.
     queue: Codel,
+    /// Tokens for the bandwidth of NICs or tunnels.
+    credits: Credits,
     /// Buffer for decrypted packets. [`handle_datagram`](Self::handle_datagram) takes it out of the engine while it
     /// needs the engine's other fields.
     scratch: Vec<u8>,
@@ -88,6 +92,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             sweep_due: None,
             probe_replies: None,
             queue: Codel::default(),
+            credits: Credits::default(),
             scratch: vec![0; MAX_DATAGRAM + 64],
         }
     }
@@ -166,6 +171,8 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
 
     fn replace(&mut self, tables: Arc<Tables>) {
         self.flows.clear();
+        // Another bucket may have the number now. The tokens are lost, so that nothing passes twice.
+        self.credits = Credits::default();
         self.tables = Some(tables);
     }
 
@@ -412,6 +419,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             is_admitted: false,
             probe_replies: &mut self.probe_replies,
             queue: &mut self.queue,
+            credits: &mut self.credits,
             outer: 0,
             now,
         }
@@ -448,14 +456,27 @@ struct PacketContext<'a, L, R> {
     is_admitted: bool,
     probe_replies: &'a mut Option<Vec<Vec<u8>>>,
     queue: &'a mut Codel,
+    credits: &'a mut Credits,
     /// ECN bits of the outer header of the datagram that held the packet.
     outer: u8,
     now: Instant,
 }
 
 impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
-    /// Decides about the packet and acts on the decision. The packet ends up in exactly one counter.
+    /// Decides about the packet and acts on the decision. The packet ends up in exactly one counter, from which `rx` is told
+    /// what has become of it. If `rx` does not want to know, the compiler removes the comparisons.
     fn run(mut self, ingress: Ingress, packet: &mut [u8], tx: &mut impl TransmitSink, rx: &mut impl DeliverSink) {
+        rx.arrived(ingress, packet);
+        let (dropped, redirected) = (self.stats.totals.dropped, self.stats.redirected_out);
+        self.handle(ingress, packet, tx, rx);
+        rx.finished(match self.stats.last_reason() {
+            Some(reason) if self.stats.totals.dropped != dropped => Outcome::Dropped(reason),
+            _ if self.stats.redirected_out != redirected => Outcome::Redirected,
+            _ => Outcome::Done,
+        });
+    }
+
+    fn handle(&mut self, ingress: Ingress, packet: &mut [u8], tx: &mut impl TransmitSink, rx: &mut impl DeliverSink) {
         let Some(mut info) = packet::parse(packet) else {
             return self.stats.dropped(DropReason::Malformed);
         };
@@ -541,6 +562,13 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         let goes_on = matches!(verdict, Verdict::Deliver(_) | Verdict::Forward { .. });
         if goes_on && matches!(ingress, Ingress::Link(_)) && self.queue.advise(packet, self.now) == Advice::Drop {
             return self.stats.dropped(DropReason::Congestion);
+        }
+        // A packet that another lane has redirected was counted there.
+        if let Some(buckets) = &tables.buckets
+            && !self.is_admitted
+            && !self.has_bandwidth(buckets, tables, (ingress, verdict), packet.len())
+        {
+            return self.stats.dropped(DropReason::BandwidthExceeded);
         }
         match verdict {
             Verdict::Deliver(nic) => {

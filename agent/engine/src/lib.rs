@@ -9,6 +9,7 @@
 //! * [`routing`]: which learned routes are accepted, used and advertised; [`tables`]: the lookup tables of the
 //!   decision.
 //! * [`decide`](decide::decide): one pure function from tables and packet to a [`Verdict`](verdict::Verdict).
+//! * [`bandwidth`]: token buckets, which limit what NICs and tunnels carry.
 //! * [`health`]: which back ends are down, of what several sources say.
 //! * [`owners`]: which owners of back ends are gone, because the links with them are down.
 //! * [`link`]: all encrypted links of one engine; WireGuard and QUIC under the feature `links`.
@@ -142,6 +143,7 @@
 //! ```
 
 mod aqm;
+pub mod bandwidth;
 pub mod buffer;
 pub mod decide;
 pub mod engine;

@@ -37,6 +37,7 @@ pub struct Stats {
     pub redirected_out: u64,
     /// Refused datagrams. [`drops`](Self::drops) has their reasons, e.g. `bad_datagram` and `replayed`.
     pub refused_datagrams: u64,
+    last_reason: Option<DropReason>,
 }
 
 impl Stats {
@@ -50,6 +51,7 @@ impl Stats {
     pub fn dropped(&mut self, reason: DropReason) {
         self.drops.0[reason as usize] += 1;
         self.totals.dropped += 1;
+        self.last_reason = Some(reason);
     }
 
     /// Counts a refused datagram under its reason. The datagram does not count as a dropped packet, because it is
@@ -57,6 +59,13 @@ impl Stats {
     pub fn refused(&mut self, reason: DropReason) {
         self.drops.0[reason as usize] += 1;
         self.refused_datagrams += 1;
+        self.last_reason = Some(reason);
+    }
+
+    /// The reason for which the last packet was dropped, or the last datagram refused. `None`: there was none yet.
+    #[must_use]
+    pub const fn last_reason(&self) -> Option<DropReason> {
+        self.last_reason
     }
 
     /// Subtracts packets from the sent ones, and adds them to the dropped ones (`link_down`). The packets were counted

@@ -3,6 +3,7 @@
 
 mod balancing;
 mod installed;
+mod limits;
 pub mod lpm;
 mod resolve;
 mod sources;
@@ -17,6 +18,8 @@ pub(crate) use balancing::{
     Among, BackEnd, Conditions, FrontEnds, Member, Rule as BalancingRule, hash_address, hash_text, mix,
 };
 pub use balancing::{BackEndIndex, Choice, KeptChoices};
+pub use limits::BandwidthLimit;
+pub(crate) use limits::{Buckets, MAX_BUCKETS};
 use lpm::Lpm;
 use sources::Sources;
 use std::collections::BTreeSet;
@@ -89,6 +92,10 @@ pub struct Tables {
     pub(crate) front_ends: FrontEnds,
     /// Whether a route shares flows between links. If so, decisions depend on ports.
     pub(crate) spreads: bool,
+    /// The limits of bandwidth. `None`: there are none.
+    pub(crate) buckets: Option<Buckets>,
+    /// Largest number of flows of each NIC (X16).
+    pub(crate) flows_of_nic: u32,
 }
 
 /// The role of the agent, prepared for lookups; see [`Role`](tombolo_proto::config::Role).

@@ -95,6 +95,10 @@ drop_reasons! {
     UnknownFragment = "unknown_fragment",
     /// The security groups allow the packet, and the table of flows has no room for its flow (D32).
     FlowTableFull = "flow_table_full",
+    /// The security groups allow the packet, and its NIC has as many flows as it may have (X16).
+    NicFlowLimit = "nic_flow_limit",
+    /// The NIC that sends the packet has used its bandwidth (P32), or the tunnels of the gateway have used theirs (G5).
+    BandwidthExceeded = "bandwidth_exceeded",
     /// The next hop is the link from which the packet came, or the packet comes from this host and is for this host. Or a
     /// client and its back end are behind this agent, and the packet is a fragment or no source port is free for its flow.
     Hairpin = "hairpin",

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tombolo_engine::buffer::{DeliverSink, Transmit, TransmitSink};
 use tombolo_engine::offload::{Coalescer, VnetHeader, split};
 use tombolo_engine::tables::NicIndex;
-use tombolo_proto::config::{FlowLogs, LoggedNic, Relation};
+use tombolo_proto::config::{FlowLogs, Limits, LoggedNic, NicBandwidth, Relation};
 use tombolo_proto::id::{AgentId, PublicKey};
 
 #[global_allocator]
@@ -109,6 +109,7 @@ fn super_packet() -> (VnetHeader, Vec<u8>) {
 fn packets_allocate_nothing_and_links_are_bounded() {
     packets_allocate_nothing(World::pair(), false);
     packets_allocate_nothing(logged(), true);
+    packets_allocate_nothing(limited(), false);
     ten_thousand_links_are_bounded();
 }
 
@@ -127,6 +128,24 @@ fn logged() -> World {
             groups: Vec::new(),
         });
         config.security = Some(security);
+        let now = world.now;
+        world.nodes[node].install(config, now);
+    }
+    world
+}
+
+/// A pair of machines whose NICs have a bandwidth (P32).
+fn limited() -> World {
+    let mut world = World::pair();
+    for node in [0, 1] {
+        let mut config = world.nodes[node].config.clone();
+        config.limits = Some(Limits {
+            nics: vec![NicBandwidth {
+                nic: common::id("nic"),
+                outbound: 100_000,
+            }],
+            ..Limits::default()
+        });
         let now = world.now;
         world.nodes[node].install(config, now);
     }

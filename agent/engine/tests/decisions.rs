@@ -550,6 +550,7 @@ fn hub_gateway() -> AgentConfig {
         ],
         security: None,
         front_ends: Vec::new(),
+        limits: None,
     }
 }
 

@@ -44,6 +44,8 @@ fn logs() -> FlowLogs {
 struct Machines {
     world: World,
     flows: Arc<Flows>,
+    /// Whether changed rules apply to established flows too.
+    reevaluate: bool,
 }
 
 impl Machines {
@@ -51,7 +53,11 @@ impl Machines {
         let mut world = World::pair();
         let flows = Arc::new(Flows::new(1024, 7));
         world.nodes[1].engine.share_flows(flows.clone());
-        let mut machines = Self { world, flows };
+        let mut machines = Self {
+            world,
+            flows,
+            reevaluate: false,
+        };
         machines.install(group, true);
         machines
     }
@@ -59,6 +65,7 @@ impl Machines {
     fn install(&mut self, group: Option<SecurityGroup>, logged: bool) {
         let mut security = security(&["10.0.0.2/32", "fd00::2/128"], None, group);
         security.flow_logs = logged.then(logs);
+        security.reevaluate = self.reevaluate;
         let config = AgentConfig {
             security: Some(security),
             ..self.world.nodes[1].config.clone()
@@ -227,7 +234,7 @@ fn d38_denied_packets_of_one_flow_are_one_event_in_a_batch() {
 #[test]
 fn n14_a_log_stops_no_packet_and_records_nothing_when_it_is_gone() {
     let mut machines = Machines::new(None);
-    assert!(machines.send(0, tcp((A, 40_000), (B, 80), Flags::Ack)));
+    assert!(machines.send(0, tcp((A, 40_000), (B, 80), Flags::Syn)));
     assert!(machines.send(0, echo(A, B)));
     // A later fragment whose first one never came.
     let mut fragment = udp(A, B, 64, 100);
@@ -249,6 +256,25 @@ fn n14_a_log_stops_no_packet_and_records_nothing_when_it_is_gone() {
     assert!(machines.events().is_empty());
 }
 
+/// A log that begins again counts nothing of the time of the earlier one.
+#[test]
+fn n14_a_log_that_begins_again_has_no_packets_of_the_earlier_one() {
+    let mut machines = Machines::new(Some(web()));
+    let data = tcp((A, 40_000), (B, 443), Flags::Ack);
+    assert!(machines.send(0, tcp((A, 40_000), (B, 443), Flags::Syn)));
+    assert!(machines.send(1, tcp((B, 443), (A, 40_000), Flags::SynAck)));
+    machines.install(Some(web()), false);
+    assert!(machines.send(0, data.clone()));
+    machines.events();
+    machines.install(Some(web()), true);
+    assert!(machines.send(0, data.clone()));
+    machines.pass(300);
+    assert_eq!(
+        machines.shown(),
+        [format!("End Inbound 40000 https 1/{} 0/0", data.len())]
+    );
+}
+
 /// A flow from before the log is counted from the first packet after the log's beginning, and its events name the rule
 /// that allows it.
 #[test]
@@ -268,6 +294,48 @@ fn n14_a_flow_from_before_the_log_is_recorded_from_then_on() {
     );
 }
 
+/// Without a group, no table has a connection from before the log. Its packets count, and it has no beginning.
+#[test]
+fn n14_without_a_group_a_connection_from_before_the_log_has_no_beginning() {
+    let mut machines = Machines::new(None);
+    let data = tcp((B, 80), (A, 40_000), Flags::Ack);
+    assert!(machines.send(1, data.clone()));
+    assert!(machines.send(1, data.clone()));
+    assert!(machines.events().is_empty());
+    assert!(
+        machines.send(0, udp(A, B, 64, 10)),
+        "a datagram may be the first of its flow"
+    );
+    assert_eq!(machines.shown(), ["Begin Inbound 1000 - 0/0 0/0"]);
+    machines.pass(300);
+    let shown = machines.shown();
+    // The direction is that of the first packet that the log has seen.
+    let expected = format!("End Outbound 80 - 2/{} 0/0", 2 * data.len());
+    assert!(shown.contains(&expected), "{shown:?}");
+}
+
+/// If changed rules deny an established flow, its packets are logged with the direction and the addresses of the packet that
+/// began it, whichever end sends them (D34).
+#[test]
+fn n14_a_denied_reply_is_logged_as_the_flow_that_it_belongs_to() {
+    let mut machines = Machines::new(Some(web()));
+    let (client, server) = ((A, 40_000), (B, 443));
+    assert!(machines.send(0, tcp(client, server, Flags::Syn)));
+    assert!(machines.send(1, tcp(server, client, Flags::SynAck)));
+    assert!(machines.send(0, tcp(client, server, Flags::Ack)));
+    assert_eq!(machines.shown(), ["Begin Inbound 40000 https 0/0 0/0"]);
+    // Connections are adopted for a minute after the start.
+    machines.pass(61);
+    let mut closed = web();
+    closed.rules.remove(0);
+    machines.reevaluate = true;
+    machines.install(Some(closed), true);
+    assert!(!machines.send(1, tcp(server, client, Flags::Ack)));
+    assert_eq!(machines.shown(), ["Denied Inbound 40000 nothing-else 0/0 0/0"]);
+    assert!(!machines.send(0, tcp(client, server, Flags::Ack)));
+    assert!(machines.shown().is_empty(), "the same flow");
+}
+
 /// The events of a flow have the time of the flow: the end has that of its last packet.
 #[test]
 fn n14_events_have_the_time_of_the_flow() {
@@ -283,8 +351,12 @@ fn n14_events_have_the_time_of_the_flow() {
     assert_eq!(events.len(), 2, "{events:?}");
     assert_eq!((events[0].kind, events[0].at), (FlowEventKind::Begin, begun));
     assert_eq!(events[1].kind, FlowEventKind::End);
-    let early = last.duration_since(events[1].at);
-    assert!(early <= Duration::from_secs(1), "{early:?}");
+    assert!(
+        events[1].at >= last,
+        "not before the last packet, and so not before the beginning"
+    );
+    let late = events[1].at.duration_since(last);
+    assert!(late <= Duration::from_secs(1), "{late:?}");
     assert!(!events[0].is_local);
 }
 

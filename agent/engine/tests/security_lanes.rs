@@ -383,6 +383,32 @@ fn p13_a_flow_ends_at_once_when_it_loses_its_route() {
     }
 }
 
+/// P13: as above. More changes come before the flows have been checked than tables are kept, and the flow had its route in one
+/// of them only.
+#[test]
+fn p13_a_flow_ends_although_many_changes_come_during_one_check() {
+    for lanes in [1, 4] {
+        let mut machine = Machine::new(lanes, &usual(with_rules(https_in())));
+        machine.connect("edge1", (SITE, 40_000), [0; 3]);
+        machine.recheck();
+        let from = (PEER, 40_000);
+        let without = config(&["edge1", "edge2"], false, with_rules(https_in()));
+        for _ in 0..3 {
+            machine.install(&without);
+        }
+        machine.install(&usual(with_rules(https_in())));
+        machine.connect("peer", from, [0; 3]);
+        for _ in 0..3 {
+            machine.install(&without);
+        }
+        machine.recheck();
+        machine.install(&usual(with_rules(closed())));
+        machine.recheck();
+        assert_eq!(machine.is_connected("peer", from), Some(false), "{lanes} lanes");
+        assert_eq!(machine.is_connected("edge1", (SITE, 40_000)), Some(true), "N6");
+    }
+}
+
 /// D15, D33: the gateway has one lane. So lanes 1 to 3 have no session with it, and lane 0 sends their packets. Each
 /// packet is judged and counted once, by the lane in which it arrived.
 #[test]

@@ -11,15 +11,17 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_engine::routing::{RoutingState, refused};
 use tombolo_engine::security::RuleName;
-use tombolo_proto::config::AgentConfig;
+use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::installed::Installed;
 use tombolo_proto::route::Route;
-use tombolo_proto::status::{AgentStatus, MAX_RULE_HITS, Meters, NeighbourRoutes, RefusedRoutes, RuleHits, Totals};
+use tombolo_proto::status::{
+    AgentStatus, MAX_RULE_HITS, Meters, NeighbourRoutes, RefusedRoutes, RuleHits, Totals, TunnelUse,
+};
 
 /// Longest interval between two status reports, while nothing changes. With a longer interval the counters at the
 /// controller would be older, with a shorter one the load on the controller would be higher.
@@ -126,9 +128,19 @@ impl Agent {
         }
     }
 
-    /// Writes the totals of links to disk, as of the last report. To be called at the end. Blocks.
+    /// Writes the totals of links to disk. To be called at the end, when the lanes have ended. Blocks.
     pub fn save_meters(&self) {
+        self.update_meters();
         lock(&self.meters).flush();
+    }
+
+    /// Takes over what the lanes have counted, and returns the totals.
+    fn update_meters(&self) -> Meters {
+        let config = self.running().config;
+        let mut meters = lock(&self.meters);
+        // Taken under the lock, so that a later call cannot come first.
+        let counted = self.lanes.traffic().take();
+        meters.update(counted, config.as_deref(), self.connected.load(Ordering::Relaxed))
     }
 
     /// The configuration in force as JSON, with all secrets blanked; `null` if there is none.
@@ -165,7 +177,10 @@ impl Agent {
     pub async fn publish(&self) -> BTreeMap<AgentId, SocketAddr> {
         let report = self.lanes.report().await;
         let endpoints = report.endpoints.clone();
-        let meters = lock(&self.meters).update(&report.links);
+        let meters = self.update_meters();
+        if let Some(config) = &self.running().config {
+            lock(&self.last_minute).update(config, &meters, Instant::now());
+        }
         self.status.send_replace(self.status_of(report, meters));
         endpoints
     }
@@ -219,6 +234,14 @@ impl Agent {
         all
     }
 
+    /// What has passed the tunnels. None: the agent is no VPN gateway.
+    fn tunnels(&self, config: Option<&AgentConfig>) -> Option<TunnelUse> {
+        let is_gateway = config.is_some_and(|config| matches!(config.role, Role::VpnGateway { .. }));
+        is_gateway.then(|| TunnelUse {
+            last_minute_bytes: lock(&self.last_minute).sum(),
+        })
+    }
+
     fn status_of(&self, report: LaneReport, meters: Meters) -> AgentStatus {
         let running = self.running();
         let dynamic = self.lanes.routing_state().borrow().clone();
@@ -240,6 +263,7 @@ impl Agent {
             health: report.health,
             health_version: report.health_version,
             meters: Some(meters),
+            tunnels: self.tunnels(running.config.as_deref()),
         }
     }
 }

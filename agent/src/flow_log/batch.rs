@@ -17,8 +17,8 @@ const MAX_DENIED: usize = 200_000;
 pub struct Batch {
     logs: Arc<FlowLogs>,
     groups: Vec<Group>,
-    /// The positions in `groups` for the events of a rule, by the rule's number.
-    of_rule: HashMap<u32, Vec<usize>>,
+    /// The positions in `groups` for the events of a rule, by the rule's number. `None`: the rule's NIC has no log.
+    of_rule: HashMap<u32, Option<Vec<usize>>>,
     denied: HashSet<(u32, FlowKey)>,
     bytes: usize,
     tuples: u64,
@@ -32,6 +32,7 @@ struct Group {
     mac: String,
     rule: Arc<LoggedRule>,
     tuples: String,
+    count: u64,
 }
 
 /// A record, and the path of its file relative to the directory of the flow logs.
@@ -41,6 +42,8 @@ pub struct Written {
     pub path: PathBuf,
     /// One line of JSON.
     pub record: String,
+    /// The number of tuples in it.
+    pub tuples: u64,
 }
 
 impl Batch {
@@ -57,37 +60,44 @@ impl Batch {
         }
     }
 
-    /// Adds an event. `at` is its time. `rule` returns the rule with a number. An event of a NIC that has no log any more
-    /// is left out, and so is a denied packet of a flow that has a tuple in this batch already.
-    pub fn add(&mut self, event: &FlowEvent, at: SystemTime, rule: impl FnOnce(u32) -> Option<Arc<LoggedRule>>) {
-        if event.kind == FlowEventKind::Denied && self.denied.len() < MAX_DENIED {
-            let is_new = self.denied.insert((event.rule, event.key));
-            if !is_new {
-                return;
-            }
-        }
+    /// Adds an event. `at` is its time. `rule` returns the rule with a number. A denied packet of a flow that has a tuple in this
+    /// batch already is left out. Returns false, and adds nothing, if the NIC of the event has no log.
+    pub fn add(
+        &mut self,
+        event: &FlowEvent,
+        at: SystemTime,
+        rule: impl FnOnce(u32) -> Option<Arc<LoggedRule>>,
+    ) -> bool {
         let groups = match self.of_rule.get(&event.rule) {
             Some(known) => known,
             None => {
-                let found = rule(event.rule).map(|rule| self.groups_for(&rule)).unwrap_or_default();
+                let found = rule(event.rule).and_then(|rule| self.groups_for(&rule));
                 self.of_rule.entry(event.rule).or_insert(found)
             }
         };
+        let Some(groups) = groups else { return false };
+        if event.kind == FlowEventKind::Denied && self.denied.len() < MAX_DENIED {
+            let is_new = self.denied.insert((event.rule, event.key));
+            if !is_new {
+                return true;
+            }
+        }
         for position in groups {
             let group = &mut self.groups[*position];
             let before = group.tuples.len();
             if record::tuple(&mut group.tuples, self.logs.logs[group.log].format, event, at) {
                 self.bytes += group.tuples.len() - before;
+                group.count += 1;
                 self.tuples += 1;
             }
         }
+        true
     }
 
-    /// Adds a group for each log that has the flows about which a rule decides. Returns the positions of the groups.
-    fn groups_for(&mut self, rule: &Arc<LoggedRule>) -> Vec<usize> {
-        let Some(nic) = self.logs.nics.iter().find(|nic| nic.id == rule.nic) else {
-            return Vec::new();
-        };
+    /// Adds a group for each log that has the flows about which a rule decides. Returns the positions of the groups. `None`: the
+    /// rule's NIC has no log.
+    fn groups_for(&mut self, rule: &Arc<LoggedRule>) -> Option<Vec<usize>> {
+        let nic = self.logs.nics.iter().find(|nic| nic.id == rule.nic)?;
         let has = |log: &tombolo_proto::config::FlowLog| {
             let of_target = match log.format {
                 FlowLogFormat::Group1 | FlowLogFormat::Group2 => {
@@ -105,8 +115,9 @@ impl Batch {
             mac: nic.mac.clone(),
             rule: rule.clone(),
             tuples: String::new(),
+            count: 0,
         }));
-        (first..self.groups.len()).collect()
+        Some((first..self.groups.len()).collect())
     }
 
     /// The length of all tuples in bytes.
@@ -128,22 +139,25 @@ impl Batch {
             let found = self.logs.groups.iter().find(|g| g.id == *group);
             found.map(|g| g.guid.as_str())
         };
-        let mut files: BTreeMap<(usize, &str), Vec<RuleTuples<'_>>> = BTreeMap::new();
+        let mut files: BTreeMap<(usize, &str), (u64, Vec<RuleTuples<'_>>)> = BTreeMap::new();
         for group in self.groups.iter().filter(|g| !g.tuples.is_empty()) {
             let rule = group.rule.rule.as_ref();
-            files.entry((group.log, &group.mac)).or_default().push(RuleTuples {
+            let (count, rules) = files.entry((group.log, &group.mac)).or_default();
+            *count += group.count;
+            rules.push(RuleTuples {
                 group: rule.and_then(|(group, _)| guid(group)),
                 rule: rule.map(|(_, name)| name.as_str()),
                 tuples: &group.tuples,
             });
         }
         let hour = record::hour(at);
-        let written = files.into_iter().map(|((log, mac), mut rules)| {
+        let written = files.into_iter().map(|((log, mac), (tuples, mut rules))| {
             rules.sort_by_key(|rule| (rule.group, rule.rule));
             let log = &self.logs.logs[log];
             Written {
                 path: record::path(log, mac, &hour),
                 record: record::record(log, guid(&log.target), mac, at, &rules),
+                tuples,
             }
         });
         written.collect()

@@ -8,10 +8,12 @@
 //! ,{…}
 //! ]}
 //! ```
-//! If the process ends while it appends, the next start removes the unfinished line.
+//! If the process ends while it appends, the next start removes the unfinished line. The directory is locked, so that two agents
+//! do not write the same files. Files that do not begin like these are somebody else's, and are left alone.
 
 use super::record::FILE;
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::{Flock, FlockArg};
 use nix::libc::O_NOFOLLOW;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -32,6 +34,8 @@ type Hour = String;
 #[derive(Debug)]
 pub struct LogFiles {
     root: PathBuf,
+    /// Held while the value exists.
+    _lock: Flock<File>,
     /// The largest sum of the files' lengths, in bytes.
     limit: u64,
     /// The lengths of the files by hour and path.
@@ -44,12 +48,20 @@ impl LogFiles {
     /// unfinished lines at their ends. The sum of the files' lengths will be at most `limit` bytes.
     ///
     /// # Errors
-    /// The directory cannot be created or read. A single file that cannot be read is left alone.
+    /// The directory cannot be created or read, or another agent uses it. A single file that cannot be read is left alone.
     pub fn open(root: &Path, limit: u64) -> Result<Self> {
-        let step = || create_directories(root);
-        step().with_context(|| format!("creating {}", root.display()))?;
+        create_directories(root).with_context(|| format!("creating {}", root.display()))?;
+        let directory = File::open(root).with_context(|| format!("opening {}", root.display()))?;
+        let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e);
+        let lock = lock.with_context(|| {
+            format!(
+                "flow_logs.directory: {} is in use by another agent: each agent needs a directory of its own",
+                root.display()
+            )
+        })?;
         let mut files = Self {
             root: root.to_owned(),
+            _lock: lock,
             limit,
             files: BTreeMap::new(),
             used: 0,
@@ -69,8 +81,8 @@ impl LogFiles {
     /// record's own hour.
     ///
     /// # Errors
-    /// There is no room although only files of the same hour are left, or the file cannot be written. The file has the
-    /// same records as before.
+    /// There is no room, even without the files of other hours, which stay then; or the file cannot be written, or is somebody
+    /// else's. The file has the same records as before.
     pub fn append(&mut self, path: &Path, record: &str) -> Result<()> {
         let hour = hour_of(path);
         // Head, comma and line break of a record.
@@ -107,16 +119,21 @@ impl LogFiles {
     }
 
     fn make_room(&mut self, needed: u64, hour: &str) -> Result<()> {
+        if self.used + needed <= self.limit {
+            return Ok(());
+        }
+        let of_hour = self.files.range((hour.to_owned(), PathBuf::new())..);
+        let of_hour = of_hour.take_while(|((of, _), _)| of == hour).map(|(_, length)| length);
+        // Otherwise all other hours would be removed in vain.
+        ensure!(
+            of_hour.sum::<u64>() + needed <= self.limit,
+            "the flow logs of this hour have reached the limit of {} bytes",
+            self.limit
+        );
         while self.used + needed > self.limit {
-            let oldest = self.files.first_key_value().filter(|((of, _), _)| of != hour);
-            let Some(((of, path), length)) = oldest else {
-                ensure!(
-                    self.used + needed <= self.limit,
-                    "the flow logs of this hour have reached the limit of {} bytes",
-                    self.limit
-                );
-                return Ok(());
-            };
+            // The clock may have been set back, so later hours may have files too.
+            let oldest = self.files.iter().find(|((of, _), _)| of != hour);
+            let Some(((of, path), length)) = oldest else { break };
             let (key, length) = ((of.clone(), path.clone()), *length);
             let full = self.root.join(&key.1);
             match fs::remove_file(&full) {
@@ -149,27 +166,33 @@ impl LogFiles {
         Ok(())
     }
 
-    /// Repairs a file of an earlier run, and notes its length. A file that cannot be repaired counts with its length.
+    /// Repairs a file of an earlier run, and notes its length. A file that cannot be repaired, or is no flow log of an agent, is
+    /// left alone.
     fn take_up(&mut self, full: &Path) {
+        let Ok(path) = full.strip_prefix(&self.root) else {
+            return;
+        };
+        let hour = hour_of(path);
+        if hour.is_empty() {
+            return;
+        }
         let open = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(O_NOFOLLOW)
             .open(full);
         let repaired = open.and_then(|mut file| {
-            let end = repair(&mut file)?;
-            file.metadata().map(|metadata| (end, metadata.len()))
+            repair(&mut file)?;
+            file.metadata().map(|metadata| metadata.len())
         });
-        let length = match repaired {
-            Ok((_, length)) => length,
-            Err(e) => {
-                tracing::warn!(file = %full.display(), error = %e, "flow log not checked");
-                fs::metadata(full).map_or(0, |metadata| metadata.len())
+        match repaired {
+            Ok(length) => {
+                self.files.insert((hour, path.to_owned()), length);
+                self.used += length;
             }
-        };
-        if let Ok(path) = full.strip_prefix(&self.root) {
-            self.files.insert((hour_of(path), path.to_owned()), length);
-            self.used += length;
+            Err(e) => {
+                tracing::warn!(file = %full.display(), error = %e, "file left alone: it is not a flow log of this agent")
+            }
         }
     }
 }
@@ -192,11 +215,21 @@ fn hour_of(path: &Path) -> Hour {
 }
 
 /// Removes an unfinished line at the end of a file, and returns the position at which the next record begins: 0 if the
-/// file is empty, otherwise that of [`TAIL`].
+/// file is empty, otherwise that of [`TAIL`]. A file that does not begin with [`HEAD`], or with a part of it if it is shorter, is
+/// an error, and stays as it is.
 fn repair(file: &mut File) -> std::io::Result<u64> {
     let length = file.metadata()?.len();
     if length == 0 {
         return Ok(0);
+    }
+    let mut head = Vec::with_capacity(HEAD.len());
+    file.seek(SeekFrom::Start(0))?;
+    (&mut *file).take(HEAD.len() as u64).read_to_end(&mut head)?;
+    if !HEAD.starts_with(&head) {
+        return Err(std::io::Error::new(
+            ErrorKind::InvalidData,
+            "another program has written the file",
+        ));
     }
     let complete = [b"\n", TAIL].concat();
     if length >= complete.len() as u64 {

@@ -16,6 +16,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::WeakUnboundedSender;
 use tombolo_engine::routing;
+use tombolo_engine::security::Flows;
 use tombolo_engine::tables::{BuildError, LinkIndex, RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
 
@@ -124,20 +125,21 @@ impl<R> BuildQueue<R> {
     }
 }
 
-/// Starts the builder's thread, which sends the built tables to all `lanes`. Lane 0 must be the first. The thread keeps
+/// Starts the builder's thread, which sends the built tables to all `lanes`. Lane 0 must be the first. `flows` are those that
+/// the lanes share. The thread keeps
 /// no lane alive, and ends when lane 0 drops its [`BuildQueue`]. If a build fails, the error is logged, and the lanes
 /// keep their tables.
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn start(inbox: BuildReceiver, lanes: &[Lane]) -> Result<()> {
+pub fn start(inbox: BuildReceiver, lanes: &[Lane], flows: Arc<Flows>) -> Result<()> {
     let lanes: Vec<_> = lanes.iter().map(|lane| lane.commands.downgrade()).collect();
-    let body = move || run(&inbox, &lanes);
+    let body = move || run(&inbox, &lanes, &flows);
     let thread = std::thread::Builder::new().name("tables".into()).spawn(body);
     thread.context("starting the builder of tables").map(drop)
 }
 
-fn run(inbox: &BuildReceiver, lanes: &[WeakUnboundedSender<Command>]) {
+fn run(inbox: &BuildReceiver, lanes: &[WeakUnboundedSender<Command>], flows: &Flows) {
     let send_command = |lane: &WeakUnboundedSender<Command>, command| {
         if let Some(lane) = lane.upgrade() {
             // A lane that has ended needs no tables.
@@ -148,9 +150,12 @@ fn run(inbox: &BuildReceiver, lanes: &[WeakUnboundedSender<Command>]) {
     while let Ok(request) = inbox.0.recv() {
         let begun = Instant::now();
         match Built::of(request) {
-            Ok(built) => lanes
-                .iter()
-                .for_each(|lane| send_command(lane, Command::Refresh(Box::new(built.clone())))),
+            Ok(built) => {
+                flows.name_rules(&built.tables, Instant::now());
+                for lane in lanes {
+                    send_command(lane, Command::Refresh(Box::new(built.clone())));
+                }
+            }
             // No build is expected to fail, because the same configuration was valid when it was installed.
             Err(error) => tracing::error!(%error, "tables not rebuilt"),
         }

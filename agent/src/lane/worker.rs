@@ -13,8 +13,10 @@ mod health;
 use super::builder::{BuildQueue, BuildRequest, Built};
 use super::health_checks::HealthChecks;
 use super::{Command, Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
+use crate::capture::tap::{Tapped, Taps};
 use crate::config::Config;
 use crate::log_limit::LogLimiter;
+use crate::meter::Traffic;
 use crate::outbox::{Datagrams, Outbox, RedirectSender, RedirectedPacket, SendOutcome};
 use crate::sockets::{LaneSockets, SocketId};
 use crate::tun::TunQueues;
@@ -75,6 +77,7 @@ pub(super) struct Worker {
     /// In lane 0: the handles of the other lanes. Empty in other lanes.
     other_lanes: Vec<Lane>,
     number: u16,
+    traffic: Traffic,
     status_changed: Arc<Notify>,
     routing_state: watch::Sender<RoutingState>,
     config: Option<Arc<AgentConfig>>,
@@ -96,6 +99,8 @@ pub(super) struct Worker {
     health: Option<HealthChecks>,
     /// In lane 0: how long the links with owners of back ends have been down.
     owners: OwnerWatch,
+    /// The captures in progress.
+    pub(super) taps: Taps,
     /// Whether the lane has just woken up and has read nothing yet.
     woken: bool,
 }
@@ -115,6 +120,7 @@ impl Worker {
             other_lanes,
             build_queue,
             flows,
+            traffic,
             ended: _,
         } = setup;
         let (redirected, lane0) = match redirected {
@@ -131,7 +137,9 @@ impl Worker {
         if health.is_some() {
             engine.keep_probe_replies();
         }
+        let taps = Taps::new(config.listen_port.saturating_add(number), config.quic_port);
         Ok(Self {
+            taps,
             udp: LaneSockets::bind(&config, number)?,
             tun: TunQueues::new(&device)?,
             settings: config,
@@ -142,6 +150,7 @@ impl Worker {
             redirected,
             other_lanes,
             number,
+            traffic,
             status_changed,
             routing_state,
             config: None,
@@ -165,6 +174,12 @@ impl Worker {
     /// Runs until a stop command, or until the agent has dropped the lane's handles. An error means that the TUN device
     /// or a UDP socket failed.
     pub(super) async fn run(mut self) -> Result<()> {
+        let outcome = self.run_until_end().await;
+        self.pass_on_traffic();
+        outcome
+    }
+
+    async fn run_until_end(&mut self) -> Result<()> {
         let mut tick = interval(TIMER_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -249,6 +264,9 @@ impl Worker {
 
     /// Reads from each source as much as one turn may read, and handles it. Returns whether any source had input.
     fn run_once(&mut self, now: Instant) -> Result<bool> {
+        if !self.taps.is_empty() {
+            self.taps.prune();
+        }
         // An idle lane usually gets one packet per wake-up, from the device or from a socket, so this packet is sent
         // before the next read.
         let mut woken = std::mem::take(&mut self.woken);
@@ -349,9 +367,14 @@ impl Worker {
                 self.engine.return_health(link, now);
             }
         } else if is_current {
-            let (outbox, tun) = (&mut self.outbox, &mut self.tun);
-            self.engine
-                .handle_redirected(redirected.ingress, &mut redirected.packet, now, outbox, tun);
+            let (outbox, tun, taps) = (&mut self.outbox, &mut self.tun, &mut self.taps);
+            let (ingress, packet) = (redirected.ingress, &mut redirected.packet);
+            if taps.is_empty() {
+                self.engine.handle_redirected(ingress, packet, now, outbox, tun);
+            } else {
+                let mut tapped = Tapped { tun, taps };
+                self.engine.handle_redirected(ingress, packet, now, outbox, &mut tapped);
+            }
         } else {
             // The packet's link index belongs to another configuration, where it may name another peer. This happens
             // only while a new configuration is being installed, because the lanes switch to it one after the other.
@@ -371,21 +394,37 @@ impl Worker {
             return 1;
         }
         let mut count = 0;
-        for datagram in bytes.chunks(received.stride) {
-            count += 1;
-            let (outbox, tun) = (&mut self.outbox, &mut self.tun);
-            self.engine
-                .handle_datagram(datagram, received.from, received.ecn, now, outbox, tun);
+        let datagrams = bytes.chunks(received.stride).inspect(|_| count += 1);
+        let (engine, outbox, tun, taps) = (&mut self.engine, &mut self.outbox, &mut self.tun, &mut self.taps);
+        if taps.is_empty() {
+            for datagram in datagrams {
+                engine.handle_datagram(datagram, received.from, received.ecn, now, outbox, tun);
+            }
+            return count;
+        }
+        for datagram in datagrams {
+            let refused = engine.stats().refused_datagrams;
+            let mut tapped = Tapped { tun, taps };
+            engine.handle_datagram(datagram, received.from, received.ecn, now, outbox, &mut tapped);
+            let stats = engine.stats();
+            let reason = stats.last_reason().filter(|_| stats.refused_datagrams != refused);
+            taps.received(&received.from, datagram, reason);
         }
         count
     }
 
     /// Handles the last read of a device, which had `len` bytes: one packet, or one GSO packet.
     fn handle_read(&mut self, nic: NicIndex, len: usize, now: Instant) {
-        let (engine, outbox) = (&mut self.engine, &mut self.outbox);
-        let split = self.tun.packets(nic, len, |packet, tun| {
-            engine.handle_tun(nic, packet, now, outbox, tun);
-        });
+        let (engine, outbox, taps) = (&mut self.engine, &mut self.outbox, &mut self.taps);
+        let split = if taps.is_empty() {
+            self.tun.packets(nic, len, |packet, tun| {
+                engine.handle_tun(nic, packet, now, outbox, tun);
+            })
+        } else {
+            self.tun.packets(nic, len, |packet, tun| {
+                engine.handle_tun(nic, packet, now, outbox, &mut Tapped { tun, taps });
+            })
+        };
         if split.is_err() {
             self.malformed += 1;
         }
@@ -401,8 +440,12 @@ impl Worker {
     /// refused, and reports a local address that the kernel refused as source to the links.
     fn transmit(&mut self, flush: impl FnOnce(&mut Outbox, &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome)) {
         let (udp, engine) = (&mut self.udp, &mut self.engine);
+        let mut taps = Some(&mut self.taps).filter(|taps| taps.wants_datagrams());
         flush(&mut self.outbox, &mut |datagrams| match udp.send(datagrams) {
             Ok(Sent { refused, failed_source }) => {
+                if let Some(taps) = &mut taps {
+                    taps.sent(datagrams);
+                }
                 engine.not_sent(refused as u64);
                 if let Some(local) = failed_source {
                     engine.local_refused(local);
@@ -469,6 +512,7 @@ impl Worker {
                 self.engine.drain(now, &mut self.outbox);
                 self.send(now);
             }
+            Command::Capture(tap) => self.taps.add(*tap),
             Command::Report(answer) => {
                 // The caller may have been cancelled; then nobody needs the answer.
                 let _ = answer.send(self.report());
@@ -482,6 +526,7 @@ impl Worker {
     fn install(&mut self, prepared: Prepared) {
         let Prepared { config, built } = prepared;
         self.engine.install(built.tables, &config.links, Instant::now());
+        self.pass_on_traffic();
         self.generation = built.generation;
         if let Some(lane0) = self.engine.redirect_mut() {
             lane0.generation = built.generation;
@@ -491,6 +536,7 @@ impl Worker {
             tracing::warn!(buffer, %error, "receive_buffer not changed; check that the agent has CAP_NET_ADMIN");
         }
         self.dynamic.keep(&config);
+        self.taps.configure(&config);
         let linked = |agent: &AgentId| config.links.binary_search_by(|l| l.peer.cmp(agent)).is_ok();
         self.log.keep(linked);
         if let Some(health) = &mut self.health {
@@ -535,7 +581,13 @@ impl Worker {
         }
     }
 
-    fn report(&self) -> LaneReport {
+    /// Adds what has passed the links since the last call to the totals of the agent (Meter-6).
+    fn pass_on_traffic(&mut self) {
+        self.traffic.add(self.engine.links_mut().take_traffic());
+    }
+
+    fn report(&mut self) -> LaneReport {
+        self.pass_on_traffic();
         let stats = self.engine.stats();
         let mut drops: BTreeMap<_, _> = stats.drops_by_reason().map(|(r, n)| (r.name().to_owned(), n)).collect();
         let mut totals = stats.totals;

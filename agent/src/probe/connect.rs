@@ -2,7 +2,7 @@
 
 use super::{ProbeReport, ProbeRequest, bind, millis};
 use anyhow::{Context, Result};
-use futures::future::try_join_all;
+use futures::future::join_all;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -29,22 +29,36 @@ pub(super) async fn run(r: &ProbeRequest, device: Option<&str>) -> Result<ProbeR
         sleep(interval * number).await;
         attempt(r, device, to, limit).await
     });
-    let mut report = ProbeReport {
-        sent: r.count,
-        ..ProbeReport::default()
-    };
-    for outcome in try_join_all(attempts).await? {
+    report_of(join_all(attempts).await)
+}
+
+/// The report of all attempts. Those that failed for a reason of this host were not sent.
+///
+/// # Errors
+/// All attempts failed for such a reason.
+fn report_of(outcomes: Vec<Result<Outcome>>) -> Result<ProbeReport> {
+    let mut report = ProbeReport::default();
+    let mut failed = None;
+    for outcome in outcomes {
+        report.sent += 1;
         match outcome {
-            Outcome::Open(after) => {
+            Ok(Outcome::Open(after)) => {
                 report.received += 1;
                 report.rtts_ms.push(millis(after));
             }
-            Outcome::Refused => report.refused += 1,
-            Outcome::Unreachable => report.unreachable += 1,
-            Outcome::TimedOut => {}
+            Ok(Outcome::Refused) => report.refused += 1,
+            Ok(Outcome::Unreachable) => report.unreachable += 1,
+            Ok(Outcome::TimedOut) => {}
+            Err(e) => {
+                report.sent -= 1;
+                failed = failed.or(Some(e));
+            }
         }
     }
-    Ok(report)
+    match failed {
+        Some(e) if report.sent == 0 => Err(e),
+        _ => Ok(report),
+    }
 }
 
 async fn attempt(r: &ProbeRequest, device: Option<&str>, to: SocketAddr, limit: Duration) -> Result<Outcome> {
@@ -74,9 +88,12 @@ fn outcome_of(error: &io::Error) -> Option<Outcome> {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Some(Outcome::Refused),
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Some(Outcome::Unreachable),
         io::ErrorKind::TimedOut => Some(Outcome::TimedOut),
-        // The kernel maps some ICMP errors to errors without a kind of their own, such as "protocol unreachable".
+        // The kernel maps some ICMP errors to errors without a kind of their own, such as "protocol unreachable", and others
+        // to kinds that say nothing of the network: ICMPv6 "administratively prohibited" is EACCES.
         _ => match error.raw_os_error() {
-            Some(libc::ENOPROTOOPT | libc::EHOSTDOWN | libc::ENONET) => Some(Outcome::Unreachable),
+            Some(
+                libc::ENOPROTOOPT | libc::EHOSTDOWN | libc::ENONET | libc::EACCES | libc::EPROTO | libc::EOPNOTSUPP,
+            ) => Some(Outcome::Unreachable),
             _ => None,
         },
     }
@@ -145,6 +162,45 @@ mod tests {
         let report = run(&silent, Some("lo")).await;
         assert_eq!((report.sent, report.received), (3, 0), "{report:?}");
         assert_eq!((report.refused, report.unreachable), (0, 0), "{report:?}");
+    }
+
+    /// M5: the errors that Linux makes of ICMP and ICMPv6 errors say that the destination cannot be reached, and not that this
+    /// host cannot send.
+    #[test]
+    fn m5_errors_of_the_network_are_no_errors_of_this_host() {
+        let unreachable = |code| {
+            let outcome = outcome_of(&io::Error::from_raw_os_error(code));
+            matches!(outcome, Some(Outcome::Unreachable))
+        };
+        for code in [
+            libc::ENETUNREACH,
+            libc::EHOSTUNREACH,
+            libc::EACCES,
+            libc::EPROTO,
+            libc::ENOPROTOOPT,
+            libc::EHOSTDOWN,
+            libc::ENONET,
+            libc::EOPNOTSUPP,
+        ] {
+            assert!(unreachable(code), "{}", io::Error::from_raw_os_error(code));
+        }
+        assert!(!unreachable(libc::EADDRNOTAVAIL) && !unreachable(libc::EPERM));
+    }
+
+    /// M5: an attempt that this host could not make does not discard the others.
+    #[test]
+    fn m5_one_failed_attempt_leaves_the_results_of_the_others() {
+        let failed = || Err(anyhow::anyhow!("no port is free"));
+        let outcomes = vec![
+            Ok(Outcome::Open(Duration::from_millis(3))),
+            failed(),
+            Ok(Outcome::Refused),
+        ];
+        let report = report_of(outcomes).unwrap();
+        assert_eq!((report.sent, report.received, report.refused), (2, 1, 1));
+        assert_eq!(report.rtts_ms, [3.0]);
+        let error = report_of(vec![failed(), failed()]).unwrap_err();
+        assert_eq!(error.to_string(), "no port is free");
     }
 
     #[tokio::test]

@@ -391,6 +391,7 @@ fn gateway(agent: &Host) -> AgentConfig {
         links: vec![],
         security: None,
         front_ends: Vec::new(),
+        limits: None,
     }
 }
 

@@ -404,6 +404,7 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
         }],
         security: None,
         front_ends: Vec::new(),
+        limits: None,
     }
 }
 

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tombolo_agent::apply::plan::KernelIds;
-use tombolo_agent::config::{Config, FlowLogSettings};
-use tombolo_agent::meter::Saved;
+use tombolo_agent::config::{CaptureSettings, Config, FlowLogSettings};
+use tombolo_agent::meter::{Saved, SavedEarlier};
 use tombolo_agent::persist::LastGood;
 use tombolo_agent::state::file;
 use tombolo_golden::golden;
 use tombolo_proto::config::{AgentConfig, Probes, Role};
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
-use tombolo_proto::status::Volume;
+use tombolo_proto::status::{LinkMeter, Volume};
 
 fn agent() -> AgentId {
     "hub-vm".parse().unwrap()
@@ -40,6 +40,10 @@ fn settings() -> Config {
             directory: Some("/srv/flow-logs".into()),
             max_megabytes: 2048,
             interval_seconds: 30,
+        },
+        captures: CaptureSettings {
+            directory: Some("/srv/captures".into()),
+            max_megabytes: 4096,
         },
     }
 }
@@ -74,6 +78,14 @@ fn totals_of_links() {
         links: BTreeMap::from([("spoke-vm".parse().unwrap(), volume)]),
     };
     golden!().cases(file::METERS.trim_end_matches(".json"), &[("full", saved)]);
+    let earlier = SavedEarlier {
+        epoch: 1_700_000_000_000,
+        links: vec![LinkMeter {
+            peer: "old-vm".parse().unwrap(),
+            volume,
+        }],
+    };
+    golden!().cases(file::EARLIER_METERS.trim_end_matches(".json"), &[("full", earlier)]);
 }
 
 /// An `agent.toml` with only the required settings gets the defaults.
@@ -97,6 +109,7 @@ fn files_of_the_state_directory() {
         ("endpoints", file::ENDPOINTS),
         ("numbers", file::NUMBERS),
         ("flowLogs", file::FLOW_LOGS),
+        ("captures", file::CAPTURES),
         ("flows", file::FLOWS),
         ("bgp", file::BGP),
         ("adminSocket", file::ADMIN_SOCKET),
@@ -140,6 +153,7 @@ fn files_of_the_state_directory() {
             links: vec![],
             security: None,
             front_ends: vec![],
+            limits: None,
         },
     };
     golden!().document("last_good", &last_good);

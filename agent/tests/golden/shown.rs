@@ -61,6 +61,7 @@ fn status() -> AgentStatus {
             .into(),
         health_version: Some(HealthVersion { start: 1000, change: 3 }),
         meters: None,
+        tunnels: None,
         bgp: vec![BgpPeerStatus {
             neighbour: ResourceId::new("/connections/to-site"),
             address: "172.16.0.1".parse().unwrap(),

@@ -1,9 +1,9 @@
 //! The tree of commands.
 
 use crate::command::{
-    agent, api_token, apply, assertion, backup, check, circuit, connection, explain, flow_log, gateway, group, lab, lb,
-    link, local_gateway, login, monitor, nic, nsg, peering, plain, probe, public_ip, reach, route_table, routes,
-    settings, subnet, token, usage, vnet, wait,
+    agent, api_token, apply, assertion, backup, capture, check, circuit, connection, explain, flow_log, gateway, group,
+    lab, lb, link, local_gateway, login, monitor, nic, nsg, peering, plain, probe, public_ip, reach, route_table,
+    routes, settings, subnet, token, usage, vnet, wait,
 };
 use crate::options::Global;
 use clap::{Parser, Subcommand};
@@ -97,6 +97,8 @@ pub(crate) enum Command {
     Reach(reach::Reach),
     /// Check the connection from A to B with real packets, sent by A's agent: hops, latency, and what stops it
     Check(check::Check),
+    /// Capture packets at a machine, live or into a file of its agent
+    Capture(capture::Capture),
     /// Manage the assertions: what every change must leave reachable, or unreachable
     #[command(subcommand)]
     Assertion(assertion::Assertion),

@@ -5,6 +5,7 @@ pub(crate) mod api_token;
 pub(crate) mod apply;
 pub(crate) mod assertion;
 pub(crate) mod backup;
+pub(crate) mod capture;
 pub(crate) mod check;
 pub(crate) mod circuit;
 pub(crate) mod connection;

@@ -57,6 +57,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Reach(c) => return c.run(context).await,
         Command::Assertion(c) => c.run(context).await,
         Command::Check(c) => return c.run(context).await,
+        Command::Capture(c) => c.run(context).await,
         Command::Ping(c) => return c.run(context).await,
         Command::Trace(c) => return c.run(context).await,
         Command::Monitor(c) => c.run(context).await,

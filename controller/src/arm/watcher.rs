@@ -1,6 +1,7 @@
 //! Network Watcher: each region has a watcher, which need not be created. The answer of the action `nextHop` is
 //! computed from the effective routes, that of `ipFlowVerify` from the effective security rules.
 //!
+//! * `captures`: packet captures, which are resources below a watcher.
 //! * `connectivity`: the action `connectivityCheck`.
 //! * `diagnostic`: the action `networkConfigurationDiagnostic`.
 //! * `associations`: the action `topology`.
@@ -12,6 +13,7 @@
 //!   `configureFlowLog`.
 
 mod associations;
+mod captures;
 mod connectivity;
 mod diagnostic;
 mod fields;
@@ -41,9 +43,6 @@ use tombolo_topology::nic_security::FirstPacket;
 use tombolo_topology::resource::{Binding, NetworkInterface, WATCHER_GROUP as GROUP, WATCHER_PREFIX as PREFIX};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
-
-/// Types of resources below a watcher that this controller does not support, in lower case. Their lists are empty.
-const CHILDREN: [&str; 1] = ["packetcaptures"];
 
 /// The 404 for a watcher that does not exist.
 fn missing(call: &Call, name: &str) -> Failure {
@@ -173,18 +172,9 @@ pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure>
         (_, Some("connectionmonitors"), 9) => monitors::list(rest, call, &id),
         (_, Some("connectionmonitors"), 10) => monitors::item(rest, call, &id, location).await,
         (&Method::POST, Some("connectionmonitors"), 11) => monitors::action(rest, call, &id).await,
-        (&Method::GET, Some(children), 9) if CHILDREN.contains(&children) => Ok(ok(&json!({"value": []}))),
-        (&Method::GET, Some(children), 10) if CHILDREN.contains(&children) => {
-            let message = format!("Resource {} not found.", excerpt(&call.text()));
-            Err(Failure::missing("NotFound", message))
-        }
-        (&Method::PUT | &Method::PATCH, Some(children), 10) if CHILDREN.contains(&children) => {
-            let message = format!(
-                "Resources of type 'Microsoft.Network/networkWatchers/{}' are not supported by this controller.",
-                excerpt(&call.segments[8])
-            );
-            Err(Failure::bad("XResourceTypeNotSupported", message).at(call.text()))
-        }
+        (_, Some("packetcaptures"), 9) => captures::list(rest, call, &id),
+        (_, Some("packetcaptures"), 10) => captures::item(rest, call, &id).await,
+        (&Method::POST, Some("packetcaptures"), 11) => captures::action(rest, call, &id).await,
         // The watcher of a region stays while the region has resources, and a client may create it again at any time.
         (&Method::DELETE, ..) => Ok(empty(StatusCode::NO_CONTENT)),
         (&Method::POST, Some(other), 9) => {

@@ -1,5 +1,6 @@
 //! Error responses with ARM's error object, and the other JSON responses.
 
+use crate::agents::capture::CaptureRefusal;
 use crate::agents::probe::ProbeError;
 use crate::connectivity::CheckError;
 use crate::writer::WriteError;
@@ -109,6 +110,17 @@ impl From<WriteError> for Failure {
         match error {
             WriteError::Rejected(rejection) => rejection.into(),
             WriteError::Store(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string()),
+        }
+    }
+}
+
+impl From<CaptureRefusal> for Failure {
+    fn from(refusal: CaptureRefusal) -> Self {
+        let message = refusal.to_string();
+        match refusal {
+            CaptureRefusal::NotConnected(_) => Self::bad("XAgentNotConnected", message),
+            CaptureRefusal::NotSupported(_) => Self::bad("XAgentTooOld", message),
+            CaptureRefusal::TooMany(_) => Self::new(StatusCode::CONFLICT, "XAgentCaptureLimitReached", message),
         }
     }
 }

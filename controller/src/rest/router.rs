@@ -6,6 +6,7 @@ use super::state::Rest;
 use crate::app::App;
 use crate::asserted::Asserted;
 use crate::auth::Auth;
+use crate::captures::Captures;
 use crate::deployments::Deployments;
 use crate::monitors::Monitors;
 use crate::packages::Packages;
@@ -36,6 +37,7 @@ pub async fn router(app: &Arc<App>, packages: Packages) -> anyhow::Result<Router
     let rest = Arc::new(Rest {
         app: app.clone(),
         auth: Auth::open(app).await?,
+        captures: Captures::start(app),
         deployments: Deployments::open(&app.own_documents),
         monitors: Monitors::start(app),
         packages: Arc::new(packages),

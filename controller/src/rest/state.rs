@@ -4,6 +4,7 @@ use super::failure::Failure;
 use crate::app::App;
 use crate::asserted::Asserted;
 use crate::auth::{Auth, AuthError};
+use crate::captures::Captures;
 use crate::connections;
 use crate::deployments::Deployments;
 use crate::monitors::Monitors;
@@ -19,6 +20,7 @@ use std::sync::{Arc, OnceLock};
 pub(crate) struct Rest {
     pub(crate) app: Arc<App>,
     pub(crate) auth: Auth,
+    pub(crate) captures: Captures,
     pub(crate) deployments: Deployments,
     pub(crate) monitors: Monitors,
     pub(crate) packages: Arc<Packages>,

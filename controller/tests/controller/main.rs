@@ -9,6 +9,7 @@
 mod activity;
 mod agents;
 mod balancing;
+mod captures;
 mod fabric;
 mod fake_agent;
 mod features;

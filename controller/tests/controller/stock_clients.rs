@@ -279,7 +279,7 @@ async fn network_watchers_and_what_is_below_them() {
         let refused = world
             .arm(Method::PUT, &format!("{own}/{child}/x"), Some(json!({})))
             .await;
-        assert_eq!(outcome(&refused), (400, "XResourceTypeNotSupported"), "{child}");
+        assert_eq!(outcome(&refused), (400, "InvalidRequestFormat"), "{child}");
     }
 }
 

@@ -11,6 +11,7 @@
 //! * `front_ends`: the front ends of load balancers with their rules and back ends (L1 to L9).
 //! * `index`: agents, gateways and joined networks of one revision, computed once for all agents.
 //! * `routes`: a subnet's effective routes (R1 to R9, R14, R15).
+//! * `limits`: the limits of bandwidth and flows (P32, G5, X16).
 //! * `links`: which agents may have a link, and which sources each end may use (D9, D10, D14).
 //! * `logs_by_target`: which flow log covers a NIC (N14).
 //! * `prefix`: set arithmetic on prefixes.
@@ -24,6 +25,7 @@ mod circuit;
 mod flow_logs;
 mod front_ends;
 mod index;
+mod limits;
 mod links;
 mod logs_by_target;
 mod prefix;
@@ -197,6 +199,7 @@ impl<'t> Compiler<'t> {
             links,
             security,
             front_ends: balancing::of_machine(&self.index, vnet),
+            limits: limits::of_machine(&self.index, machine),
         };
         // An agent cannot enforce the groups of so many NICs. Without links no packet passes that a group might deny.
         if too_many { config.isolated() } else { config }
@@ -305,6 +308,7 @@ impl<'t> Compiler<'t> {
             links: links::of_gateway(&self.index, vnet, instance),
             security: None,
             front_ends: balancing::of_gateway(&self.index, vnet),
+            limits: limits::of_gateway(&self.index, vnet, gateway),
         })
     }
 

@@ -36,8 +36,8 @@ pub(crate) mod walk;
 use crate::learned_routes::LearnedReports;
 use crate::topology::Topology;
 pub use answer::{
-    DEFAULT_TTL, DecidingRule, Explanation, GroupCheck, Hop, Ingress, MatchedAddresses, MatchedRoute, OtherRule,
-    RuleField, SecurityCheck, Stop, TraceHop, Walk,
+    BandwidthLimit, DEFAULT_TTL, DecidingRule, Explanation, GroupCheck, Hop, Ingress, MatchedAddresses, MatchedRoute,
+    OtherRule, RuleField, SecurityCheck, Stop, TraceHop, Walk,
 };
 use from_site::Site;
 use node::Packet;

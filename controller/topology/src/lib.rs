@@ -15,6 +15,7 @@
 //! * [`back_end_health`]: which back ends of load balancers are up.
 //! * [`address_use`]: the addresses of a VNet that are free and in use.
 //! * [`sync`]: the state machine that decides when an agent is sent its configuration.
+//! * [`capture`]: what packet captures record, and where.
 //! * [`connectivity`]: judges the results of live probes.
 //! * [`explain`]: walks a packet hop by hop through the agents' own decision code.
 //! * [`reach`]: which addresses reach which, for a whole topology.
@@ -30,6 +31,7 @@ mod api;
 mod arm;
 pub mod back_end_health;
 mod back_ends;
+pub mod capture;
 pub mod change;
 pub mod compile;
 pub mod connectivity;

@@ -45,7 +45,7 @@ pub use network_interface::{NetworkInterface, NicIpConfiguration};
 pub use network_security_group::{NetworkSecurityGroup, RuleAddresses, RulePorts, RuleSide, SecurityRule};
 pub use public_ip_address::PublicIpAddress;
 pub use route_table::{Route, RouteTable, UserNextHop};
-pub use settings::{AddressSpaceChange, Era, Settings};
+pub use settings::{AddressSpaceChange, Era, GatewayBandwidth, Settings};
 pub use tombolo_proto::fabric::Binding;
 pub use virtual_network::{Peering, PeeringState, Subnet, VirtualNetwork};
 pub use virtual_network_gateway::{GatewayIpConfiguration, VirtualNetworkGateway};

@@ -28,6 +28,10 @@ pub enum Feature {
     ConnectProbe,
     /// [`Security::flow_logs`](super::Security::flow_logs). Without it, [`AgentConfig::without_flow_logs`] is sent.
     FlowLogs,
+    /// Packet captures ([`crate::capture`]). No configuration needs this.
+    PacketCapture,
+    /// [`AgentConfig::limits`]. Without it, [`AgentConfig::without_limits`] is sent.
+    Limits,
 }
 
 impl Feature {
@@ -41,6 +45,8 @@ impl Feature {
         Self::ConfigDelta,
         Self::ConnectProbe,
         Self::FlowLogs,
+        Self::PacketCapture,
+        Self::Limits,
     ];
 
     /// The name of the feature in an agent's Hello. The name must not change, because programs of other versions use it
@@ -56,6 +62,8 @@ impl Feature {
             Self::ConfigDelta => "configDelta",
             Self::ConnectProbe => "connectProbe",
             Self::FlowLogs => "flowLogs",
+            Self::PacketCapture => "packetCapture",
+            Self::Limits => "limits",
         }
     }
 
@@ -87,6 +95,7 @@ impl AgentConfig {
         if !self.front_ends.is_empty() {
             needs.insert(Feature::LoadBalancers);
         }
+        needs.extend(self.limits.is_some().then_some(Feature::Limits));
         needs
     }
 
@@ -94,10 +103,11 @@ impl AgentConfig {
     /// agent without [`Feature::DevicePerNic`] has one device for all NICs, so the result has no
     /// [`Link::arrivals`](super::Link::arrivals) and no [`Nic::host_routes`](super::Nic::host_routes). Without
     /// [`Feature::ManyRoutes`] an agent advertises at most 4,000 routes. If security groups apply, the result is
-    /// [`isolated`](Self::isolated) as well. Without [`Feature::LoadBalancers`] it reaches no front end.
+    /// [`isolated`](Self::isolated) as well. Without [`Feature::LoadBalancers`] it reaches no front end. The result has no
+    /// limits.
     #[must_use]
     pub fn reduced(&self) -> Self {
-        let unlogged = self.without_flow_logs();
+        let unlogged = self.without_limits().without_flow_logs();
         let mut reduced = match unlogged.security {
             Some(_) => unlogged.isolated(),
             None => unlogged,

@@ -3,6 +3,10 @@
 use crate::id::AgentId;
 use serde::{Deserialize, Serialize};
 
+/// Largest number of [`Meters::links`]. An entry has 210 bytes at most, and the controller accepts messages of at most 1 MiB
+/// from agents.
+pub const MAX_METERS: usize = 1000;
+
 /// The totals of an agent since it began to count. They survive a restart of the agent: only what the last 10 seconds before
 /// a crash have added is lost.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,8 +15,17 @@ pub struct Meters {
     /// When the agent began to count, in milliseconds of Unix time. A new number says that the totals begin at 0 again,
     /// because the agent has lost its file.
     pub epoch: u64,
-    /// The totals by peer, ordered by peer. Links that the agent does not have any more are in the list too.
+    /// The totals by peer, ordered by peer. Links that the agent does not have any more are in the list too, for a day. At
+    /// most [`MAX_METERS`] entries: an agent with more of them reports them in turns.
     pub links: Vec<LinkMeter>,
+}
+
+/// What has passed the tunnels of an instance of a VPN gateway (G5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TunnelUse {
+    /// Bytes of the last minute over all tunnels, in both directions, by the length of the packets inside the tunnels.
+    pub last_minute_bytes: u64,
 }
 
 /// The totals of one link.

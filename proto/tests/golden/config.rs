@@ -7,8 +7,9 @@ use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::{
     ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, ApplicationGroup, Arrival, BalancedProtocol,
     BalancingRule, Direction, Distribution, Feature, FlowLog, FlowLogFormat, FlowLogs, ForeignSources, FrontEnd,
-    HealthProbe, Link, LoggedGroup, LoggedNic, Nic, Owner, PortRange, ProbeProtocol, Probes, Relation, Role,
-    RuleProtocol, SecuredNic, Security, SecurityGroup, SecurityRule, Space, SpaceKind, Subnet, TransitRoute, Transport,
+    HealthProbe, Limits, Link, LoggedGroup, LoggedNic, Nic, NicBandwidth, Owner, PortRange, ProbeProtocol, Probes,
+    Relation, Role, RuleProtocol, SecuredNic, Security, SecurityGroup, SecurityRule, Space, SpaceKind, Subnet,
+    TransitRoute, Transport,
 };
 use tombolo_proto::id::{KeyPin, PresharedKey, PublicKey};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
@@ -397,7 +398,9 @@ fn features_of_configurations() {
         LoadBalancers,
         ConfigDelta,
         ConnectProbe,
-        FlowLogs
+        FlowLogs,
+        PacketCapture,
+        Limits
     });
     assert_eq!(features, Feature::ALL);
     let names: Vec<&str> = features.into_iter().map(Feature::name).collect();
@@ -449,6 +452,29 @@ fn front_end() -> FrontEnd {
     }
 }
 
+/// The limits of a VM and of a VPN gateway.
+fn limits() -> (Limits, Limits) {
+    let vm = Limits {
+        nics: vec![NicBandwidth {
+            nic: id("networkInterfaces/vm"),
+            outbound: 50,
+        }],
+        tunnels: None,
+        flows_of_nic: Some(1000),
+    };
+    let gateway = Limits {
+        tunnels: Some(325),
+        ..Limits::default()
+    };
+    (vm, gateway)
+}
+
+#[test]
+fn limits_of_agents() {
+    let (vm, gateway) = limits();
+    golden!().cases("limits", &[("vm", vm), ("gateway", gateway)]);
+}
+
 #[test]
 fn agent_configurations() {
     let full = AgentConfig {
@@ -468,6 +494,7 @@ fn agent_configurations() {
         links: vec![minimal_link(), full_link()],
         security: Some(security()),
         front_ends: vec![front_end()],
+        limits: Some(limits().0),
     };
     AgentConfig::from_bytes(&full.to_bytes()).unwrap();
     let minimal = AgentConfig {
@@ -486,6 +513,7 @@ fn agent_configurations() {
         links: vec![],
         security: None,
         front_ends: Vec::new(),
+        limits: None,
     };
     // The digests record the order of fields too. A changed digest would make the controller send each configuration
     // again.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod arm;
+mod capture;
 mod config;
 mod fabric;
 mod report;

@@ -13,7 +13,7 @@ use tombolo_proto::probe::{Hop, ProbeKind, ProbeReport, ProbeRequest};
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_proto::status::{
     AgentStatus, BackEndHealth, BgpPeerState, BgpPeerStatus, Carrier, HealthVersion, LinkMeter, LinkState, LinkStatus,
-    Meters, NeighbourRoutes, ProbeFailure, RefusedRoutes, RuleHits, Totals, Volume,
+    Meters, NeighbourRoutes, ProbeFailure, RefusedRoutes, RuleHits, Totals, TunnelUse, Volume,
 };
 
 fn route() -> Route {
@@ -119,6 +119,9 @@ fn agent_statuses() {
         }],
         health: health(),
         health_version: Some(HealthVersion { start: 1000, change: 3 }),
+        tunnels: Some(TunnelUse {
+            last_minute_bytes: 1_000_000,
+        }),
         meters: Some(Meters {
             epoch: 1_700_000_000_000,
             links: vec![LinkMeter {

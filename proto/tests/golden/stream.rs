@@ -7,8 +7,8 @@ use tombolo_golden::{every_variant, golden};
 use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
 use tombolo_proto::control_stream::{
-    AgentMessage, Applied, Config, ControllerMessage, Down, Health, Hello, Owner, Part, Piece, Probe, ProbeResult,
-    Rejected, RenewReply, RenewRequest, Status, UpToDate, piece,
+    AgentMessage, Applied, Capture, CaptureData, CaptureRead, CaptureReport, Captures, Config, ControllerMessage, Down,
+    Health, Hello, Owner, Part, Piece, Probe, ProbeResult, Rejected, RenewReply, RenewRequest, Status, UpToDate, piece,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -56,6 +56,15 @@ fn messages_of_the_control_stream() {
             id: 9,
             report: b"{}".to_vec(),
         }),
+        FromAgent::CaptureReport(CaptureReport {
+            id: "c1".into(),
+            report: b"{}".to_vec(),
+        }),
+        FromAgent::CaptureData(CaptureData {
+            id: "c1".into(),
+            data: vec![10, 13],
+            end: true,
+        }),
     ];
     every_variant!(
         FromAgent {
@@ -63,7 +72,9 @@ fn messages_of_the_control_stream() {
             Applied,
             Rejected,
             Status,
-            ProbeResult
+            ProbeResult,
+            CaptureReport,
+            CaptureData
         },
         &from_agent
     );
@@ -105,18 +116,38 @@ fn messages_of_the_control_stream() {
             }],
             has_owners: true,
         }),
+        FromController::Captures(Captures {
+            captures: vec![Capture {
+                id: "c1".into(),
+                request: b"{}".to_vec(),
+            }],
+        }),
+        FromController::CaptureRead(CaptureRead {
+            id: "c1".into(),
+            bytes: 300,
+        }),
     ];
     every_variant!(
         FromController {
             Config,
             UpToDate,
             Probe,
-            Health
+            Health,
+            Captures,
+            CaptureRead
         },
         &from_controller
     );
 
-    let names = ["hello", "applied", "rejected", "status", "probeResult"];
+    let names = [
+        "hello",
+        "applied",
+        "rejected",
+        "status",
+        "probeResult",
+        "captureReport",
+        "captureData",
+    ];
     let mut text = String::new();
     // The names of the methods are part of the format too.
     let definition = include_str!("../../tombolo/v1/control.proto").lines();
@@ -130,10 +161,16 @@ fn messages_of_the_control_stream() {
     for (name, message) in names.into_iter().zip(from_agent) {
         text += &line(name, &AgentMessage { message: Some(message) });
     }
-    for (name, message) in ["config", "configChange", "upToDate", "probe", "health"]
-        .into_iter()
-        .zip(from_controller)
-    {
+    let names = [
+        "config",
+        "configChange",
+        "upToDate",
+        "probe",
+        "health",
+        "captures",
+        "captureRead",
+    ];
+    for (name, message) in names.into_iter().zip(from_controller) {
         text += &line(name, &ControllerMessage { message: Some(message) });
     }
     text += &line("renewRequest", &RenewRequest { csr: "csr".into() });

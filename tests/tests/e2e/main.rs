@@ -5,6 +5,7 @@
 //! agents' tables and with live packets.
 
 mod appliance;
+mod bandwidth;
 mod connectivity_check;
 mod demo;
 mod failover;
@@ -13,6 +14,7 @@ mod first_join;
 mod flow_logs;
 mod load_balancer;
 mod load_balancer_health;
+mod packet_captures;
 mod peering;
 mod plain_site;
 mod security_changes;

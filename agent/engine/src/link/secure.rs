@@ -10,6 +10,7 @@
 //!     path MTU                            path_probe.rs
 //!     which transport is used             selection.rs
 //!   health of back ends                   health.rs
+//!   counters for charges                  metering.rs
 //! ```
 //! Both transports share a UDP port. The first byte of a datagram shows to which one it belongs.
 
@@ -17,6 +18,7 @@ mod dead_peer;
 mod dispatch;
 mod health;
 mod link_entry;
+mod metering;
 mod path_probe;
 mod selection;
 
@@ -38,7 +40,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::{DEFAULT_MTU, Link, Probes};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
-use tombolo_proto::status::{Carrier, LinkStatus};
+use tombolo_proto::status::{Carrier, LinkStatus, Volume};
 
 /// Interval at which each link in use is monitored: half the default interval of echoes (100 ms, D19).
 const MONITOR_INTERVAL: Duration = Duration::from_millis(50);
@@ -76,6 +78,8 @@ pub struct SecureLinks {
     /// The health of this agent's back ends, which peers are told on request; `None`: it has had none yet.
     health: Option<Arc<[u8]>>,
     health_statements: AdvertisementStats,
+    /// What has passed links that were removed, since the last call of [`take_traffic`](Self::take_traffic).
+    gone: BTreeMap<AgentId, Volume>,
 }
 
 impl std::fmt::Debug for SecureLinks {
@@ -110,6 +114,7 @@ impl SecureLinks {
             advertisements: AdvertisementStats::default(),
             health: None,
             health_statements: AdvertisementStats::default(),
+            gone: BTreeMap::new(),
         }
     }
 
@@ -265,8 +270,8 @@ impl SecureLinks {
         links.filter_map(|link| self.status_of(link, now)).collect()
     }
 
-    /// The status of one link. WireGuard writes its values first, counters included. Then the transport in use, if it
-    /// is QUIC, replaces the values that it knows.
+    /// The status of one link. WireGuard writes its values first. Then the transport in use, if it is QUIC, replaces the
+    /// values that it knows.
     fn status_of(&self, link: LinkIndex, now: Instant) -> Option<LinkStatus> {
         let entry = self.links.get(link.get())?;
         let carrier = entry.carrier();
@@ -282,10 +287,8 @@ impl SecureLinks {
         }
         status.transport = carrier;
         status.mtu = self.limit_of(link).map(|limit| limit.min(self.mtu));
-        status.rx_packets += entry.rx.packets;
-        status.tx_packets += entry.tx.packets;
-        status.rx_bytes += entry.rx.bytes;
-        status.tx_bytes += entry.tx.bytes;
+        (status.rx_packets, status.rx_bytes) = (entry.rx.packets, entry.rx.bytes);
+        (status.tx_packets, status.tx_bytes) = (entry.tx.packets, entry.tx.bytes);
         if let Some(liveness) = entry.monitor.as_deref().map(|monitor| monitor.of(carrier)) {
             let rtt = liveness.rtt().map(|rtt| rtt.as_secs_f64() * 1000.0);
             status.rtt_ms = rtt.or(status.rtt_ms);
@@ -423,12 +426,21 @@ impl LinkSet for SecureLinks {
         let has_quic = self.transport(Carrier::Quic).is_some();
         for link in links {
             // A peer with the same name and another key is another peer, so the state of the earlier peer is dropped.
-            let same = before.remove(&link.peer).filter(|entry| entry.is_with(link));
-            if same.is_some() {
+            let earlier = before.remove(&link.peer);
+            let has_same_key = earlier.as_ref().is_some_and(|entry| entry.is_with(link));
+            if has_same_key {
                 known.insert(&link.peer);
             }
-            let same = same.filter(|entry| entry.transport == link.transport);
-            let mut entry = same.unwrap_or_else(|| LinkEntry::new(link));
+            let mut entry = match earlier {
+                Some(same) if has_same_key && same.transport == link.transport => same,
+                Some(other) => {
+                    let mut entry = LinkEntry::new(link);
+                    // Meter-6: counters belong to the name.
+                    entry.continue_counters(&other);
+                    entry
+                }
+                None => LinkEntry::new(link),
+            };
             if let Some(health) = self.health.as_ref().filter(|_| !link.third_party) {
                 entry.health().advertise(health.clone());
             }
@@ -440,6 +452,7 @@ impl LinkSet for SecureLinks {
             }
             self.links.push(entry);
         }
+        before.into_values().for_each(|removed| self.keep_traffic(removed));
         self.events.retain(|event| known.contains(event.peer()));
         let in_use = self
             .links
@@ -495,24 +508,27 @@ impl LinkSet for SecureLinks {
     }
 
     fn seal(&mut self, link: LinkIndex, packet: &[u8], ecn: u8, now: Instant, tx: &mut impl TransmitSink) -> Sealed {
-        let Some(entry) = self.links.get_mut(link.get()) else {
+        let Some(entry) = self.links.get(link.get()) else {
             return Sealed::Dropped(DropReason::NoLink);
         };
         let carrier = entry.carrier();
-        if carrier == Carrier::Quic {
-            entry.tx.count(packet);
-        }
         self.mark_used(link, now);
         let outer = Outer {
             ecn,
             dont_fragment: false,
         };
-        match self.limit_of(link) {
+        let sealed = match self.limit_of(link) {
             Some(limit) if packet.len() > usize::from(limit) => {
                 self.send_fragmented(link, carrier, packet, (limit, outer), now, tx)
             }
             Some(_) | None => self.send(link, carrier, packet, outer, now, tx),
+        };
+        if sealed == Sealed::Sent
+            && let Some(entry) = self.links.get_mut(link.get())
+        {
+            entry.tx.count(packet);
         }
+        sealed
     }
 
     fn max_packet(&mut self, link: LinkIndex) -> Option<u16> {

@@ -5,7 +5,7 @@ mod fragments;
 
 use super::classifier::RuleKey;
 use super::flow_key::{Belongs, Segment, belongs_to, fragment_of};
-use super::flow_table::{FlowKey, FlowRef, FlowReport, FlowTable};
+use super::flow_table::{FlowKey, FlowRef, FlowReport, FlowTable, Full};
 use super::nic_rules::{Judgement, NicRules, RuleRef};
 use crate::packet::{PacketInfo, TCP, UDP};
 use crate::tables::{Choice, KeptChoices};
@@ -33,6 +33,8 @@ pub enum Admission {
     UnknownFragment,
     /// The rules allow the packet, but the flow table has no room for its flow.
     NoRoom,
+    /// The rules allow the packet, but the NIC has as many flows as it may have (X16).
+    NicFull,
     /// The packet is a segment from the middle of a TCP connection whose flow is not known any more
     /// ([`AtNic::ends_idle`]).
     Ended,
@@ -71,6 +73,10 @@ pub trait FlowObserver {
 
     /// Takes the last state of a counted flow that a new one replaces.
     fn ended(&mut self, report: &FlowReport);
+
+    /// Takes a denial: the rule `by` has denied the packet with this key. It is the packet that began the flow, if the rules
+    /// have decided about a known flow again.
+    fn denied(&mut self, key: &FlowKey, by: RuleRef);
 }
 
 impl FlowObserver for () {
@@ -79,6 +85,8 @@ impl FlowObserver for () {
     }
 
     fn ended(&mut self, _report: &FlowReport) {}
+
+    fn denied(&mut self, _key: &FlowKey, _by: RuleRef) {}
 }
 
 /// The decision about a packet, and the flow to which it belongs.
@@ -91,6 +99,9 @@ pub struct Outcome {
     /// The flow for which the packet counts in a flow log. A later fragment counts for the flow of its datagram, an ICMP
     /// error for none.
     pub counts_for: Option<FlowRef>,
+    /// Whether the packet is a TCP segment that cannot be the first one of its flow, at a NIC without a group: the connection
+    /// is from before the flow log.
+    pub is_late: bool,
 }
 
 impl Outcome {
@@ -99,6 +110,7 @@ impl Outcome {
             admission,
             flow: None,
             counts_for: None,
+            is_late: false,
         }
     }
 
@@ -107,6 +119,7 @@ impl Outcome {
             admission,
             flow: Some(flow),
             counts_for: Some(flow),
+            is_late: false,
         }
     }
 }
@@ -225,7 +238,8 @@ impl FlowGate {
             }
             Belongs::Error { quoted } => {
                 if let Some(flow) = table.find(&quoted, at.now) {
-                    return match self.deny_again(table, rules, (&quoted, &flow), at.now, &mut decided) {
+                    let known = (&quoted, &flow);
+                    return match self.deny_again(table, rules, known, at.now, &mut decided, observer) {
                         Some(by) => Outcome::without_flow(Admission::Denied(by)),
                         None => Outcome {
                             flow: Some(flow.against()),
@@ -234,6 +248,9 @@ impl FlowGate {
                     };
                 }
                 let judgement = rules.judge_and(at.direction, &rule_key(at.info, None), decided);
+                if let Judgement::Denied(by) = judgement {
+                    observer.denied(&error_key(at), by);
+                }
                 return Outcome::without_flow(admission(judgement));
             }
             Belongs::Flow { key, tcp } => (key, tcp),
@@ -251,15 +268,17 @@ impl FlowGate {
             .filter(|flow| !tcp.opens || flow.is_repeated_syn())
             .filter(|flow| !tcp.asks || flow.forward);
         let outcome = match known {
-            Some(flow) => match self.deny_again(table, rules, (&key, &flow), at.now, &mut decided) {
+            Some(flow) => match self.deny_again(table, rules, (&key, &flow), at.now, &mut decided, observer) {
                 Some(by) => Outcome::without_flow(Admission::Denied(by)),
                 None => {
                     table.touch(&flow, tcp.flags, at.now);
                     Outcome::of(Admission::Known, flow)
                 }
             },
+            // An entry without a choice for what may be the reply of a balanced flow would break that flow. A SYN is no reply,
+            // so a flow log may keep its flow.
             None if rules.is_empty()
-                && !at.is_logged
+                && !(at.is_logged && tcp.opens)
                 && matches!(at.balanced, Balanced::MayReply | Balanced::Direct) =>
             {
                 Outcome::without_flow(Admission::Allowed(None))
@@ -284,6 +303,7 @@ impl FlowGate {
         (key, flow): (&FlowKey, &FlowRef),
         now: u32,
         decided: &mut impl FnMut(RuleRef),
+        observer: &mut impl FlowObserver,
     ) -> Option<RuleRef> {
         if !flow.judge_again && !self.judges_known {
             return None;
@@ -294,6 +314,7 @@ impl FlowGate {
             Judgement::Denied(by) => {
                 rules.judge_and(first.direction, &packet, decided);
                 table.deny(flow, now);
+                observer.denied(&first, by);
                 Some(by)
             }
             Judgement::NoGroup | Judgement::Allowed(_) => {
@@ -327,6 +348,7 @@ impl FlowGate {
         }
         let judgement = rules.judge_and(at.direction, &forward, decided);
         if let Judgement::Denied(by) = judgement {
+            observer.denied(key, by);
             return Outcome::without_flow(Admission::Denied(by));
         }
         if at.ends_idle && is_midstream {
@@ -344,9 +366,12 @@ impl FlowGate {
         let new = (choices, observer.number(rule));
         let origin = (at.link, at.idle_timeout);
         match table.insert_counted(key, origin, at.now, new, &mut |report| observer.ended(report)) {
-            Ok(flow) => Outcome::of(admission, flow),
+            Ok(flow) => Outcome {
+                is_late: rules.is_empty() && key.protocol == TCP && !tcp.opens,
+                ..Outcome::of(admission, flow)
+            },
             Err(_) if rules.is_empty() && choices == 0 => Outcome::without_flow(admission),
-            Err(_) => Outcome::without_flow(Admission::NoRoom),
+            Err(full) => Outcome::without_flow(no_room(full)),
         }
     }
 }
@@ -375,8 +400,16 @@ fn adopt(
             counts_for: Some(flow.against()),
             ..Outcome::without_flow(Admission::Adopted)
         },
-        Err(_) => Outcome::without_flow(Admission::NoRoom),
+        Err(full) => Outcome::without_flow(no_room(full)),
     })
+}
+
+/// The decision about a packet whose flow was not added.
+const fn no_room(full: Full) -> Admission {
+    match full {
+        Full::Nic => Admission::NicFull,
+        Full::Unanswered | Full::Bucket => Admission::NoRoom,
+    }
 }
 
 const fn reverse(key: &FlowKey) -> FlowKey {
@@ -400,6 +433,18 @@ pub(super) const fn first_packet(key: &FlowKey) -> RuleKey {
             TCP | UDP => Some(key.ports),
             _ => None,
         },
+    }
+}
+
+/// The key of an ICMP error in a flow log.
+const fn error_key(at: &AtNic<'_>) -> FlowKey {
+    FlowKey {
+        nic: at.nic,
+        direction: at.direction,
+        protocol: at.info.protocol,
+        source: at.info.source,
+        destination: at.info.destination,
+        ports: (0, 0),
     }
 }
 

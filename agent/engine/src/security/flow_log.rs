@@ -6,27 +6,26 @@
 //! Each lane has a queue of its own, so lanes do not wait for each other. If the queue is full, events are lost and
 //! counted: packets never wait for the log.
 
+mod names;
+
+pub(super) use names::LogNumbers;
+
 use super::flow_table::{Count, Counted, CountedFlow, FlowKey, FlowReport, FlowTable};
 use super::nic_rules::RuleRef;
 use super::secured_nics::SecuredNics;
-use crate::packet::{PacketInfo, TCP, UDP};
 use foldhash::fast::FixedState;
-use std::collections::BTreeMap;
+use names::Names;
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use tombolo_proto::config::Direction;
 use tombolo_proto::id::ResourceId;
 
 /// Number of events that wait for the owner in one lane. At 10,000 new flows a second there are about 20,000 events a
 /// second, and the agent takes them four times a second.
 const QUEUE: usize = 16_384;
-
-/// Largest number of rules at NICs for which the log has numbers. Their names take about 100 MB then. Flows of further
-/// rules are logged without the name of their rule.
-const MAX_NAMES: usize = 1 << 20;
 
 /// Bit of a flow's number in the table: the flow stays on this host.
 const LOCAL: u32 = 1 << 31;
@@ -40,7 +39,7 @@ pub enum FlowEventKind {
     Continue,
     /// The flow has ended.
     End,
-    /// A rule has denied a packet that belongs to no known flow.
+    /// A rule has denied a packet.
     Denied,
 }
 
@@ -49,9 +48,9 @@ pub enum FlowEventKind {
 pub struct FlowEvent {
     /// What happened.
     pub kind: FlowEventKind,
-    /// When it happened. For [`FlowEventKind::End`]: the time of the flow's last packet, to the second.
+    /// When it happened. For [`FlowEventKind::End`]: the end of the second of the flow's last packet, if that is over.
     pub at: Instant,
-    /// The key of the packet that began the flow, or of the denied packet.
+    /// The key of the packet that began the flow, or of the denied packet if it belongs to no known flow.
     pub key: FlowKey,
     /// The number of the deciding rule at its NIC, for [`FlowLog::rule`].
     pub rule: u32,
@@ -91,13 +90,8 @@ pub struct FlowLog {
     lost: AtomicU64,
     /// The number of the present batch.
     batch: AtomicU32,
-}
-
-/// The rules with numbers, from 1.
-#[derive(Debug, Default)]
-struct Names {
-    numbers: BTreeMap<Arc<LoggedRule>, u32>,
-    rules: Vec<Arc<LoggedRule>>,
+    /// Number of lanes that have a NIC with a log.
+    lanes: AtomicUsize,
 }
 
 impl FlowLog {
@@ -126,8 +120,7 @@ impl FlowLog {
     /// The rule with this number. `None`: no event has this number.
     #[must_use]
     pub fn rule(&self, number: u32) -> Option<Arc<LoggedRule>> {
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.rules.get((number as usize).checked_sub(1)?).cloned()
+        self.names().rule(number).cloned()
     }
 
     /// Number of events that were lost because a queue was full.
@@ -141,20 +134,28 @@ impl FlowLog {
         self.batch.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The number of a rule. 0: there are too many rules.
-    fn number(&self, rule: LoggedRule) -> u32 {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(number) = names.numbers.get(&rule) {
-            return *number;
-        }
-        if names.rules.len() >= MAX_NAMES {
-            return 0;
-        }
-        let rule = Arc::new(rule);
-        names.rules.push(rule.clone());
-        let number = u32::try_from(names.rules.len()).unwrap_or_default();
-        names.numbers.insert(rule, number);
-        number
+    /// The number of a rule, for [`rule`](Self::rule). 0: there are too many rules.
+    pub fn number(&self, rule: LoggedRule) -> u32 {
+        self.names().number(rule)
+    }
+
+    /// The numbers of all rules and NICs of a configuration with a log. `of_flows` returns the numbers that flows have.
+    pub(super) fn number_all(
+        self: &Arc<Self>,
+        nics: &SecuredNics,
+        of_flows: impl FnOnce() -> BTreeSet<u32>,
+        now: Instant,
+    ) -> Arc<LogNumbers> {
+        self.names().number_all(Arc::downgrade(self), nics, of_flows, now)
+    }
+
+    /// Whether a lane has a NIC with a log.
+    pub(super) fn is_written(&self) -> bool {
+        self.lanes.load(Ordering::Relaxed) > 0
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add_lane(&self) -> SyncSender<FlowEvent> {
@@ -172,11 +173,8 @@ impl FlowLog {
 pub(super) struct LaneLog {
     shared: Arc<FlowLog>,
     queue: SyncSender<FlowEvent>,
-    /// The number of each rule, by its number in the installed configuration (`SecuredNics::rule_number`). 0: its NIC has no
-    /// log.
-    of_rule: Vec<u32>,
-    /// The number of each NIC without a rule, by the number of the NIC. 0: it has no log.
-    of_nic: Vec<u32>,
+    /// The numbers of the installed configuration.
+    numbers: Option<Arc<LogNumbers>>,
     /// Hashes of denied flows and their batch, at a place that the hash selects.
     denied: Box<[u64]>,
     hash: FixedState,
@@ -199,48 +197,39 @@ impl LaneLog {
     const DENIED: usize = 4096;
 
     pub(super) fn new(shared: Arc<FlowLog>, seed: u64) -> Self {
+        shared.lanes.fetch_add(1, Ordering::Relaxed);
         Self {
             queue: shared.add_lane(),
             shared,
-            of_rule: Vec::new(),
-            of_nic: Vec::new(),
+            numbers: None,
             denied: vec![0; Self::DENIED].into_boxed_slice(),
             hash: FixedState::with_seed(seed),
         }
     }
 
-    /// Takes the NICs of a new configuration.
-    pub(super) fn install(&mut self, nics: &SecuredNics) {
-        let shared = &self.shared;
-        let name = |nic: &ResourceId, rule| shared.number(LoggedRule { nic: nic.clone(), rule });
-        self.of_nic.clear();
-        self.of_rule.clear();
-        for number in (0..nics.count()).filter_map(|n| u8::try_from(n).ok()) {
-            let (Some(id), Some(rules)) = (nics.id(number), nics.rules(number)) else {
-                continue;
-            };
-            let is_logged = nics.is_logged(number);
-            self.of_nic.push(if is_logged { name(id, None) } else { 0 });
-            for (group, rule) in rules.all() {
-                let number = match is_logged {
-                    true => name(id, Some((group.clone(), rule.name.clone()))),
-                    false => 0,
-                };
-                self.of_rule.push(number);
-            }
-        }
+    /// Takes the numbers of a new configuration.
+    pub(super) fn install(&mut self, numbers: Arc<LogNumbers>) {
+        self.numbers = Some(numbers);
     }
 
     /// Whether the NIC with this number has a log.
     pub(super) fn covers(&self, nic: u8) -> bool {
-        self.of_nic.get(usize::from(nic)).is_some_and(|number| *number != 0)
+        let number = self
+            .numbers
+            .as_ref()
+            .and_then(|numbers| numbers.of_nic.get(usize::from(nic)));
+        number.is_some_and(|number| *number != 0)
     }
 
     /// The number under which the table counts the packets of a flow that `rule` allows.
     pub(super) fn number(&self, at: &LoggedAt<'_>, rule: Option<RuleRef>) -> u32 {
+        let Some(numbers) = &self.numbers else { return 0 };
         let of_rule = rule.and_then(|rule| at.nics.rule_number(at.nic, rule));
-        let of_rule = of_rule.and_then(|n| self.of_rule.get(n)).copied().filter(|n| *n != 0);
-        let number = of_rule.or_else(|| self.of_nic.get(usize::from(at.nic)).copied());
+        let of_rule = of_rule
+            .and_then(|n| numbers.of_rule.get(n))
+            .copied()
+            .filter(|n| *n != 0);
+        let number = of_rule.or_else(|| numbers.of_nic.get(usize::from(at.nic)).copied());
         let local = if at.is_local { LOCAL } else { 0 };
         number.filter(|n| *n != 0).map_or(0, |number| number | local)
     }
@@ -253,33 +242,13 @@ impl LaneLog {
     }
 
     /// Reports a denied packet, unless the lane remembers that it has reported another one of the same flow in this batch.
-    pub(super) fn denied(
-        &mut self,
-        at: &LoggedAt<'_>,
-        packet: &PacketInfo,
-        direction: Direction,
-        rule: RuleRef,
-        now: Instant,
-    ) {
-        #[expect(clippy::cast_possible_truncation, reason = "each half is one port")]
-        let ports = match packet.protocol {
-            TCP | UDP => ((packet.ports >> 16) as u16, packet.ports as u16),
-            _ => (0, 0),
-        };
-        let key = FlowKey {
-            nic: at.nics.flow_nic(at.nic),
-            direction,
-            protocol: packet.protocol,
-            source: packet.source,
-            destination: packet.destination,
-            ports,
-        };
+    pub(super) fn denied(&mut self, at: &LoggedAt<'_>, key: &FlowKey, rule: RuleRef, now: Instant) {
         let number = self.number(at, Some(rule));
         let batch = self.shared.batch.load(Ordering::Relaxed);
         let hash = self.hash.hash_one((key, number, batch));
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
         let place = hash as usize & (Self::DENIED - 1);
-        if self.denied[place] != hash && self.send(event(FlowEventKind::Denied, now, key, number)) {
+        if self.denied[place] != hash && self.send(event(FlowEventKind::Denied, now, *key, number)) {
             self.denied[place] = hash;
         }
     }
@@ -318,6 +287,17 @@ impl LaneLog {
     }
 }
 
+impl Drop for LaneLog {
+    fn drop(&mut self) {
+        self.shared.lanes.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The number of a NIC or rule in the number with which the table counts a flow.
+pub(super) const fn name_in(number: u32) -> u32 {
+    number & !LOCAL
+}
+
 /// An event without counters. `number` is the flow's number in the table.
 const fn event(kind: FlowEventKind, at: Instant, key: FlowKey, number: u32) -> FlowEvent {
     let none = Counted { packets: 0, bytes: 0 };
@@ -325,7 +305,7 @@ const fn event(kind: FlowEventKind, at: Instant, key: FlowKey, number: u32) -> F
         kind,
         at,
         key,
-        rule: number & !LOCAL,
+        rule: name_in(number),
         is_local: number & LOCAL != 0,
         forward: none,
         backward: none,

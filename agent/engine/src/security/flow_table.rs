@@ -17,6 +17,7 @@
 mod choices;
 mod counters;
 mod entry;
+mod of_nics;
 mod saved;
 
 pub use counters::{Count, Counted, CountedFlow, FlowReport, RECORD_INTERVAL};
@@ -25,9 +26,10 @@ pub use saved::{BootTime, MAX_SAVED_AGE, Unusable};
 use counters::Counters;
 use entry::{
     BODY, BUSY, Body, CHOICES, EMPTY, FROM_SECOND, JUDGE_AGAIN, ORIGIN, Ordered, Origin, STATUS, TAG_SHIFT, TIMES,
-    Times, UNANSWERED, advance, is_over, key_of, next_version, status_of, version_of,
+    Times, UNANSWERED, advance, is_over, key_of, next_version, nic_of, status_of, version_of,
 };
 use foldhash::fast::FixedState;
+use of_nics::OfNics;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -134,6 +136,8 @@ pub enum Full {
     Unanswered,
     /// Other lanes were changing the entries of both buckets, so that this lane could take none of them.
     Bucket,
+    /// The NIC has as many flows as it may have (X16).
+    Nic,
 }
 
 /// The numbers of flows that a new flow has displaced before their timeout, by state.
@@ -173,6 +177,7 @@ pub struct FlowTable {
     unanswered: AtomicU32,
     total: AtomicU32,
     per_link: Box<[AtomicU32]>,
+    of_nics: OfNics,
     evictions: Evictions,
 }
 
@@ -206,6 +211,7 @@ impl FlowTable {
             unanswered: AtomicU32::new(0),
             total: AtomicU32::new(0),
             per_link: (0..links).map(|_| AtomicU32::new(0)).collect(),
+            of_nics: OfNics::default(),
             evictions: Evictions::default(),
         }
     }
@@ -312,10 +318,14 @@ impl FlowTable {
         if let Some((slot, header, _)) = self.search(&ordered, tag, buckets) {
             self.remove(slot, header, report);
         }
+        if !self.count_at_nic(key.nic, buckets, now, report) {
+            return Err(Full::Nic);
+        }
         let share_used = self.is_share_used(link);
         let mut attempts = 0;
         loop {
-            let (slot, before) = self.choose(buckets, share_used, now)?;
+            let chosen = self.choose(buckets, share_used, now);
+            let (slot, before) = chosen.inspect_err(|_| self.take_from_nic(key.nic))?;
             if self.claim(slot, before) {
                 self.count_removed(slot, before, now, report);
                 if let Some(counters) = self.counters.get() {
@@ -338,6 +348,7 @@ impl FlowTable {
             // Another lane took the entry. So whenever this lane fails, another lane has succeeded.
             attempts += 1;
             if attempts == BUCKET * 2 {
+                self.take_from_nic(key.nic);
                 return Err(Full::Bucket);
             }
         }
@@ -614,6 +625,7 @@ impl FlowTable {
     /// Takes the flow of a claimed entry, which had this header, off the numbers of flows.
     fn uncount(&self, slot: usize, header: u64) {
         self.total.fetch_sub(1, Ordering::Relaxed);
+        self.take_from_nic(nic_of(self.words_of(slot)[4].load(Ordering::Relaxed)));
         if header & STATUS == UNANSWERED {
             let origin = Origin::unpack(self.words_of(slot)[ORIGIN].load(Ordering::Relaxed));
             self.count_unanswered(origin.link, -1);

@@ -1,14 +1,16 @@
 //! The flow table of an agent, its clock, and the parts of it that each lane checks after a change.
 
-use super::flow_log::{FlowEvent, FlowEventKind, FlowLog};
+use super::flow_log::{FlowEvent, FlowEventKind, FlowLog, LogNumbers, name_in};
 use super::flow_memory::FlowMemory;
 use super::flow_table::{BootTime, FlowTable, Unusable};
 use super::local_flows;
+use super::secured_nics::SecuredNics;
 use crate::tables::Tables;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+use tombolo_proto::config::MAX_FLOWS_OF_NIC;
 
 /// Capacity of the flow table of an agent that sets no other one, in flows. Such a table takes 90 MB, which the kernel
 /// allocates page by page as flows come.
@@ -39,6 +41,8 @@ pub struct Flows {
     /// When the first lookup tables with front ends were installed.
     balances_since: OnceLock<Instant>,
     capacity: usize,
+    /// Largest number of flows of each NIC (X16), also of a table that is made later.
+    flows_of_nic: AtomicU32,
     seed: u64,
     /// Number of lanes that share the table.
     lanes: AtomicUsize,
@@ -60,6 +64,7 @@ impl Flows {
             local: OnceLock::new(),
             balances_since: OnceLock::new(),
             capacity,
+            flows_of_nic: AtomicU32::new(MAX_FLOWS_OF_NIC),
             seed,
             lanes: AtomicUsize::new(0),
             tables_of: Mutex::new(Vec::new()),
@@ -112,6 +117,30 @@ impl Flows {
         &self.log
     }
 
+    /// Gives the rules of lookup tables the numbers under which flow logs name them, and frees names that nobody uses. To be
+    /// called by the thread that has built the tables: otherwise the first lane that installs them does it between packets.
+    pub fn name_rules(&self, tables: &Tables, now: Instant) {
+        if let Some(nics) = tables.security.as_ref().filter(|nics| nics.has_logs()) {
+            self.log_numbers(nics, now);
+        }
+    }
+
+    /// The numbers of the rules of a configuration with a flow log.
+    pub(super) fn log_numbers(&self, nics: &SecuredNics, now: Instant) -> Arc<LogNumbers> {
+        let new = || {
+            // The log begins. Counters and numbers of an earlier log say nothing about this one.
+            if let (false, Some((table, _))) = (self.log.is_written(), self.table.get()) {
+                table.forget_counters();
+            }
+            let of_flows = || self.table().map(FlowTable::tags).unwrap_or_default();
+            let of_flows = || of_flows().into_iter().map(name_in).collect();
+            self.log.number_all(nics, of_flows, now)
+        };
+        let known = nics.log_numbers(new);
+        // Tables may be installed in agents that share nothing else, as in simulations.
+        if known.is_of(&self.log) { known.clone() } else { new() }
+    }
+
     /// Passes the present state of all counted flows to `each`, as events of flows that go on. To be called when the lanes
     /// have ended, so that their last packets are logged.
     pub fn log_all(&self, now: Instant, mut each: impl FnMut(FlowEvent)) {
@@ -123,10 +152,10 @@ impl Flows {
         });
     }
 
-    /// The time when the table's clock showed `seconds`, but not after `now`. A time before the table was made becomes the
-    /// time when it was made. Without a table the result is `now`.
+    /// The end of the second that the table's clock showed as `seconds`, but not after `now`: the last packet of a flow comes no
+    /// later. A time before the table was made becomes the first second after it was made. Without a table the result is `now`.
     pub(super) fn instant(&self, seconds: u32, now: Instant) -> Instant {
-        let after = Duration::from_secs(u64::from(seconds.saturating_sub(FIRST_SECOND)));
+        let after = Duration::from_secs(u64::from(seconds.saturating_sub(FIRST_SECOND)) + 1);
         self.table.get().map_or(now, |(_, began)| (*began + after).min(now))
     }
 
@@ -141,9 +170,21 @@ impl Flows {
         // Number of links for which flows without a reply are counted and limited (D32). Links with this number or a
         // higher one have no limit of their own.
         const COUNTED_LINKS: usize = 4096;
-        let make = || (FlowTable::new(self.capacity, COUNTED_LINKS, self.seed), now);
+        let make = || {
+            let table = FlowTable::new(self.capacity, COUNTED_LINKS, self.seed);
+            table.limit_flows_of_nics(self.flows_of_nic.load(Ordering::Relaxed));
+            (table, now)
+        };
         let (table, began) = self.table.get_or_init(make);
         (table, second(*began, now))
+    }
+
+    /// Limits the number of flows of each NIC (X16).
+    pub(super) fn limit_flows_of_nics(&self, most: u32) {
+        self.flows_of_nic.store(most, Ordering::Relaxed);
+        if let Some(table) = self.table() {
+            table.limit_flows_of_nics(most);
+        }
     }
 
     /// Adds a lane, and returns its number, from 0. All lanes must be added before the first of them asks for its

@@ -99,6 +99,7 @@ impl Guard {
     /// at all NICs are adopted for 60 s, unless the agent has just loaded the flows of its previous process (D34).
     pub(crate) fn install(&mut self, before: Option<&Arc<Tables>>, after: &Tables, now: Instant) {
         self.begin_recheck(before, after, now);
+        self.flows.limit_flows_of_nics(after.flows_of_nic);
         self.install_log(after, now);
         let starts = before.is_none();
         if starts && !after.front_ends.is_empty() && !self.flows.are_loaded() {
@@ -323,10 +324,7 @@ impl Guard {
         };
         let outcome = self.gate.admit_flow(table, rules, &at, decided, &mut observer);
         let counted = match (observer.log, &logged) {
-            (Some(log), Some(logged)) => {
-                let of_nic = (rules, logged, passage);
-                note(log, (table, seconds), of_nic, &outcome, info, now)
-            }
+            (Some(log), Some(logged)) => note(log, (table, seconds), (rules, logged), &outcome, info.len, now),
             _ => None,
         };
         match outcome.admission {
@@ -336,6 +334,7 @@ impl Guard {
             Admission::Malformed => return Err(DropReason::Malformed),
             Admission::UnknownFragment => return Err(DropReason::UnknownFragment),
             Admission::NoRoom => return Err(DropReason::FlowTableFull),
+            Admission::NicFull => return Err(DropReason::NicFlowLimit),
             Admission::Ended => return Err(DropReason::FlowEnded),
         }
         let Some(flow) = outcome.flow else {

@@ -31,6 +31,8 @@ pub(super) struct Recheck {
     at: usize,
     /// The tables before each change. Never more than [`MAX_BEFORE`].
     before: Vec<Arc<Tables>>,
+    /// Whether there were more changes than [`MAX_BEFORE`]. Then every flow counts as one that had a route.
+    had_more: bool,
     /// Whether the change affects all flows: the setting `reevaluate` is on, or the machine has other NICs.
     all: bool,
 }
@@ -47,8 +49,11 @@ impl Recheck {
         self.waits = true;
         self.all |= all;
         if let Some(before) = before {
-            self.before.truncate(MAX_BEFORE - 1);
-            self.before.push(before.clone());
+            if self.before.len() < MAX_BEFORE {
+                self.before.push(before.clone());
+            } else {
+                self.had_more = true;
+            }
         }
     }
 
@@ -77,7 +82,7 @@ impl Recheck {
         self.check(table, flows.part(lane), after);
         if self.left == 0 {
             self.before.clear();
-            self.all = false;
+            (self.all, self.had_more) = (false, false);
         }
         self.left > 0
     }
@@ -85,16 +90,17 @@ impl Recheck {
     fn check(&mut self, table: &FlowTable, part: std::ops::Range<usize>, after: &Tables) {
         let from = if part.contains(&self.at) { self.at } else { part.start };
         let to = (from + STEP).min(part.end);
-        table.judge_again_where(from..to, |key| self.all || lost_route(&self.before, after, key));
+        let before = (self.before.as_slice(), self.had_more);
+        table.judge_again_where(from..to, |key| self.all || lost_route(before, after, key));
         self.at = to;
         // An empty part has nothing to check.
         self.left = self.left.saturating_sub((to - from).max(1));
     }
 }
 
-/// Whether the packets of a flow had a route from this host to the other end under one of the tables `before`, and have
-/// none under the tables `after`. `key` is that of the packet that began the flow.
-fn lost_route(before: &[Arc<Tables>], after: &Tables, key: &FlowKey) -> bool {
+/// Whether the packets of a flow had a route from this host to the other end under one of the tables `before`, or may have had
+/// one under others, and have none under the tables `after`. `key` is that of the packet that began the flow.
+fn lost_route((before, had_more): (&[Arc<Tables>], bool), after: &Tables, key: &FlowKey) -> bool {
     let (source, destination, (from, to)) = match key.direction {
         Direction::Outbound => (key.source, key.destination, key.ports),
         Direction::Inbound => (key.destination, key.source, (key.ports.1, key.ports.0)),
@@ -116,5 +122,5 @@ fn lost_route(before: &[Arc<Tables>], after: &Tables, key: &FlowKey) -> bool {
         let verdict = decide(tables, ingress, &packet, None);
         matches!(verdict, Verdict::Forward { .. } | Verdict::Translate(_))
     };
-    !leaves(after) && before.iter().any(|tables| leaves(tables))
+    !leaves(after) && (had_more || before.iter().any(|tables| leaves(tables)))
 }

@@ -1,6 +1,7 @@
 //! The security groups of all NICs of one agent, and the NIC whose rules apply to a packet (D25).
 
 use super::address_sets::AddressSets;
+use super::flow_log::LogNumbers;
 use super::nic_rules::{GroupRules, NicRules, RuleRef};
 use super::prepared_groups::PreparedGroups;
 use crate::decide::Ingress;
@@ -11,7 +12,7 @@ use crate::verdict::Verdict;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tombolo_proto::config::{
     AccessOff, AgentConfig, ApplicationGroup, Direction, Role, Security, SecurityGroup, SpaceKind,
 };
@@ -42,6 +43,8 @@ pub struct SecuredNics {
     idle_timeout: u32,
     /// Whether changed rules apply to established flows too (D34).
     reevaluate: bool,
+    /// The numbers under which flow logs name the rules.
+    log_numbers: OnceLock<Arc<LogNumbers>>,
 }
 
 /// The prepared groups that new tables take over.
@@ -169,6 +172,7 @@ impl SecuredNics {
             access_off: security.access_off,
             idle_timeout: u32::from(security.flow_timeout_minutes) * 60,
             reevaluate: security.reevaluate,
+            log_numbers: OnceLock::new(),
         }
     }
 
@@ -253,6 +257,11 @@ impl SecuredNics {
     #[must_use]
     pub fn has_logs(&self) -> bool {
         self.nics.iter().any(|nic| nic.is_logged)
+    }
+
+    /// The numbers under which flow logs name the rules. `new` makes them at the first call.
+    pub(super) fn log_numbers(&self, new: impl FnOnce() -> Arc<LogNumbers>) -> &Arc<LogNumbers> {
+        self.log_numbers.get_or_init(new)
     }
 
     /// Idle timeout of flows, in seconds (N6).

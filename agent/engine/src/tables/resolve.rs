@@ -1,5 +1,6 @@
 //! Builds [`Tables`] from a configuration and the routing state. Names become positions, and routes become next hops.
 
+use super::limits::{self, Buckets};
 use super::lpm::Lpm;
 use super::sources::{Assigned, Sources};
 use super::transit::{site_prefixes, transit_table};
@@ -31,8 +32,9 @@ impl Tables {
     }
 
     /// Does the same as [`build`](Self::build), and takes from `before`, the tables that the result replaces, what has not
-    /// changed: the prepared rules of security groups. For load-balancing rules that have changed, the result remembers
-    /// the back ends that they had in `before` (D35). Otherwise, the result is the same for any `before`.
+    /// changed: the prepared rules of security groups, and the levels of token buckets. For load-balancing rules that have
+    /// changed, the result remembers the back ends that they had in `before` (D35). Otherwise, the result is the same for
+    /// any `before`.
     ///
     /// # Errors
     /// As for [`build`](Self::build).
@@ -80,6 +82,8 @@ impl Tables {
         Ok(Self {
             security,
             front_ends,
+            buckets: Buckets::new(config, before.and_then(|before| before.buckets.as_ref())),
+            flows_of_nic: limits::flows_of_nic(config),
             agent: config.agent.clone(),
             mtu: config.mtu,
             probes: config.probes,

@@ -134,6 +134,7 @@ pub fn vm(name: &str, addresses: &[&str], links: Vec<Link>, owners: &[(&str, &st
         links,
         security: None,
         front_ends: Vec::new(),
+        limits: None,
     }
 }
 

@@ -111,6 +111,7 @@ fn vm() -> AgentConfig {
         }],
         security: None,
         front_ends: Vec::new(),
+        limits: None,
     }
 }
 

@@ -54,6 +54,7 @@ fn config(routes: Vec<EffectiveRoute>) -> AgentConfig {
         links: vec![],
         security: None,
         front_ends: Vec::new(),
+        limits: None,
     }
 }
 

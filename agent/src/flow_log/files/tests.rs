@@ -27,6 +27,7 @@ fn n14_a_file_is_valid_after_each_record() {
     let length = fs::metadata(dir.path().join(path(3))).unwrap().len();
     assert_eq!(files.used(), length);
     // The next run goes on.
+    drop(files);
     let mut files = LogFiles::open(dir.path(), 1 << 20).unwrap();
     assert_eq!(files.used(), length);
     files.append(&path(3), &record(100)).unwrap();
@@ -53,6 +54,7 @@ proptest! {
         torn.extend(old.get(cut..).unwrap_or_default());
         fs::write(&full, &torn).unwrap();
 
+        drop(files);
         let mut files = LogFiles::open(dir.path(), 1 << 20).unwrap();
         if !torn.is_empty() {
             let after: Result<Value, _> = serde_json::from_slice(&fs::read(&full).unwrap());
@@ -105,4 +107,58 @@ fn a_link_in_place_of_a_file_is_not_followed() {
     std::os::unix::fs::symlink(&victim, root.join(path(1))).unwrap();
     assert!(files.append(&path(1), &record(2)).is_err());
     assert_eq!(fs::read(&victim).unwrap(), b"of somebody else");
+}
+
+/// If the files of one hour alone reach the limit, those of other hours are not removed in vain. Those of later hours, which a
+/// clock that was set back leaves, make room too.
+#[test]
+fn d38_other_hours_are_removed_only_if_that_makes_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let big = json!({"n": 1, "text": "x".repeat(1000)}).to_string();
+    let mut files = LogFiles::open(dir.path(), 10_000).unwrap();
+    files.append(&path(1), &big).unwrap();
+    for _ in 0..8 {
+        files.append(&path(2), &big).unwrap();
+    }
+    let huge = json!({"n": 1, "text": "x".repeat(2000)}).to_string();
+    assert!(files.append(&path(2), &huge).is_err());
+    assert!(dir.path().join(path(1)).exists(), "it would not help");
+    for _ in 0..4 {
+        files.append(&path(0), &big).unwrap();
+    }
+    assert!(files.used() <= 10_000);
+    assert!(dir.path().join(path(0)).exists() && !dir.path().join(path(2)).exists());
+}
+
+/// Files of other programs in the directory stay as they are, and count for nothing.
+#[test]
+fn d38_files_of_others_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let foreign = r#"{"records":[{"time":"2026-01-02T03:00:00Z"},
+        {"time":"2026-01-02T03:01:00Z"}"#;
+    let other = PathBuf::from(FILE);
+    let own = format!("{}{{}}\n", std::str::from_utf8(HEAD).unwrap());
+    for (path, text) in [(path(3), foreign), (other.clone(), own.as_str())] {
+        fs::create_dir_all(dir.path().join(&path).parent().unwrap()).unwrap();
+        fs::write(dir.path().join(&path), text).unwrap();
+    }
+    let mut files = LogFiles::open(dir.path(), 2000).unwrap();
+    assert_eq!(files.used(), 0);
+    assert!(files.append(&path(3), &record(1)).is_err());
+    let big = json!({"n": 1, "text": "x".repeat(1000)}).to_string();
+    for hour in 4..8 {
+        files.append(&path(hour), &big).unwrap();
+    }
+    assert_eq!(fs::read_to_string(dir.path().join(path(3))).unwrap(), foreign);
+    assert_eq!(fs::read_to_string(dir.path().join(other)).unwrap(), own);
+}
+
+#[test]
+fn d38_two_agents_do_not_write_into_one_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = LogFiles::open(dir.path(), 10_000).unwrap();
+    let error = format!("{:#}", LogFiles::open(dir.path(), 10_000).unwrap_err());
+    assert!(error.contains("flow_logs.directory"), "{error}");
+    drop(first);
+    LogFiles::open(dir.path(), 10_000).unwrap();
 }

@@ -2,6 +2,7 @@
 
 use super::super::health_checks::HealthChecks;
 use super::Worker;
+use crate::capture::tap::Tapped;
 use std::time::Instant;
 use tombolo_proto::id::AgentId;
 
@@ -11,9 +12,13 @@ impl Worker {
     pub(super) fn check_health(&mut self, now: Instant) {
         let Some(health) = &mut self.health else { return };
         let replies = self.engine.take_probe_replies();
-        let (engine, tun) = (&mut self.engine, &mut self.tun);
+        let (engine, tun, taps) = (&mut self.engine, &mut self.tun, &mut self.taps);
         let changed = health.run(&replies, now, &mut |packet| {
-            engine.deliver_probe(packet, now, tun);
+            if taps.is_empty() {
+                engine.deliver_probe(packet, now, tun);
+            } else {
+                engine.deliver_probe(packet, now, &mut Tapped { tun, taps });
+            }
         });
         self.deliver();
         if changed {

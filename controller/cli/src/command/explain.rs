@@ -115,6 +115,7 @@ fn show(out: Output, from: &str, to: &str, answer: &Value) {
     walk(out, "The way there", answer.get("request"));
     walk(out, "The way back", answer.get("reply").filter(|r| !r.is_null()));
     security(out, answer);
+    bandwidth(out, answer);
     let trace: Vec<_> = items(answer, "/trace")
         .map(|h| {
             let address = at(h, "/address");
@@ -231,6 +232,27 @@ fn security(out: Output, answer: &Value) {
     if !others.is_empty() {
         out.title("\nRules before it that do not match");
         out.table(&["Rule", "Priority", "Access", "Differs in"], others, "");
+    }
+}
+
+/// Prints the limits of bandwidth on the way. Prints nothing if there are none.
+fn bandwidth(out: Output, answer: &Value) {
+    let mut rows = Vec::new();
+    for (way, hops) in [("there", "/request/hops"), ("back", "/reply/hops")] {
+        for hop in items(answer, hops) {
+            let Some(limit) = hop.get("bandwidth") else { continue };
+            let cells = [
+                way.to_owned(),
+                at(hop, "/agent"),
+                name_at(limit, "/resource"),
+                at(limit, "/mbps"),
+            ];
+            rows.push(cells.into_iter().map(Cell::new).collect());
+        }
+    }
+    if !rows.is_empty() {
+        out.title("\nLimits of bandwidth");
+        out.table(&["Way", "Agent", "Network interface or gateway", "Mbit/s"], rows, "");
     }
 }
 

@@ -166,7 +166,35 @@ pub(crate) const COLUMNS: &[Column] = &[
     }),
     ("ASN", |v| Cell::new(at(v, "/properties/bgpSettings/asn"))),
     ("SKU", |v| Cell::new(at(v, "/properties/sku/name"))),
+    ("Bandwidth", |v| {
+        Cell::new(bandwidth(v.pointer("/properties/tunnelBandwidth")))
+    }),
 ];
+
+/// The limit that applies to the tunnels of a gateway, the figure of its SKU, and the mean of the last minute, as in
+/// `limit 100 Mbit/s (SKU: 650), last minute 98.2 Mbit/s, 12 packets dropped`. Empty if the controller does not state it.
+fn bandwidth(stated: Option<&Value>) -> String {
+    let number = |name: &str| stated?.get(name)?.as_u64();
+    if stated.is_none() {
+        return String::new();
+    }
+    let mut shown = match number("limitMbps") {
+        Some(limit) => format!("limit {limit} Mbit/s"),
+        None => "no limit".to_owned(),
+    };
+    if let Some(figure) = number("publishedMbps") {
+        shown += &format!(" (SKU: {figure} Mbit/s)");
+    }
+    if let Some(bytes) = number("lastMinuteBytes") {
+        // In tenths of Mbit/s.
+        let mean = bytes.saturating_mul(8) / 60 / 100_000;
+        shown += &format!(", last minute {}.{} Mbit/s", mean / 10, mean % 10);
+    }
+    if let Some(dropped) = number("droppedPackets").filter(|dropped| *dropped > 0) {
+        shown += &format!(", {dropped} packets dropped");
+    }
+    shown
+}
 
 /// The JSON pointer to the `ipConfigurations` of a gateway. A gateway has one `ipConfiguration` for each instance.
 pub(crate) const CONFIGURATIONS: &str = "/properties/ipConfigurations";
@@ -264,5 +292,30 @@ fn set_bgp(gateway: &mut Value, asn: Option<u32>, address: Option<IpAddr>) {
     }
     if let Some(address) = address {
         properties["bgpSettings"]["bgpPeeringAddress"] = json!(address);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x9_the_bandwidth_of_a_gateway_is_shown() {
+        let shown = |stated: Value| bandwidth(Some(&stated));
+        let unlimited =
+            json!({"publishedMbps": 650, "limitMbps": null, "lastMinuteBytes": null, "droppedPackets": null});
+        assert_eq!(shown(unlimited), "no limit (SKU: 650 Mbit/s)");
+        let used = json!({
+            "publishedMbps": 100, "limitMbps": 100, "lastMinuteBytes": 736_500_000_u64, "droppedPackets": 12,
+        });
+        assert_eq!(
+            shown(used),
+            "limit 100 Mbit/s (SKU: 100 Mbit/s), last minute 98.2 Mbit/s, 12 packets dropped"
+        );
+        let without_figure = json!({
+            "publishedMbps": null, "limitMbps": 5, "lastMinuteBytes": 0, "droppedPackets": 0,
+        });
+        assert_eq!(shown(without_figure), "limit 5 Mbit/s, last minute 0.0 Mbit/s");
+        assert_eq!(bandwidth(None), "", "a controller of an earlier version");
     }
 }

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use tombolo_client::manifest::NIC_IP_CONFIGURATION;
 use tombolo_client::path::{last, segment};
 use tombolo_proto::arm::Kind;
+use tombolo_proto::config::BANDWIDTH_TAG;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Nic {
@@ -46,6 +47,9 @@ pub(crate) enum Nic {
         /// Inbound NAT rules, as LB/RULE or id, whose target is the first address
         #[arg(long, value_name = "LB/RULE", num_args = 1.., value_delimiter = ',', value_parser = optional_child)]
         lb_inbound_nat_rules: Vec<String>,
+        /// What the network interface may send, in Mbit/s, 1 to 100000 [default: no limit] (P32)
+        #[arg(long, value_name = "MBPS")]
+        bandwidth: Option<u32>,
         /// Region [default: the group's]
         #[arg(short, long)]
         location: Option<String>,
@@ -82,6 +86,9 @@ pub(crate) enum Nic {
         /// Inbound NAT rules, as LB/RULE or id, that replace those of the primary ipConfiguration; '' removes them
         #[arg(long, value_name = "LB/RULE", num_args = 1.., value_delimiter = ',', value_parser = optional_child)]
         lb_inbound_nat_rules: Option<Vec<String>>,
+        /// What the network interface may send, in Mbit/s, 1 to 100000; 0 removes the limit (P32)
+        #[arg(long, value_name = "MBPS")]
+        bandwidth: Option<u32>,
     },
     /// Delete a network interface
     Delete {
@@ -138,6 +145,7 @@ const COLUMNS: &[Column] = &[
         let names: BTreeSet<_> = pools.map(name).collect();
         Cell::new(names.into_iter().collect::<Vec<_>>().join(", "))
     }),
+    ("Mbit/s", |v| Cell::new(at(v, &format!("/tags/{BANDWIDTH_TAG}")))),
     ("VM", |v| Cell::new(name_at(v, "/properties/virtualMachine/id"))),
 ];
 
@@ -157,6 +165,7 @@ impl Nic {
                 application_security_groups,
                 lb_address_pools,
                 lb_inbound_nat_rules,
+                bandwidth,
                 location,
             } => {
                 let group = c.group()?;
@@ -172,11 +181,14 @@ impl Nic {
                         json!({"id": group.resolve("publicIPAddresses", public)});
                 }
                 let security = network_security_group.as_deref().unwrap_or_default();
-                let body = json!({"location": c.location(location.as_deref()).await?, "properties": {
+                let mut body = json!({"location": c.location(location.as_deref()).await?, "properties": {
                     "enableIPForwarding": ip_forwarding,
                     "networkSecurityGroup": c.reference(Kind::NetworkSecurityGroup, security)?,
                     "ipConfigurations": configurations,
                 }});
+                if let Some(rate) = bandwidth {
+                    set_bandwidth(&mut body, *rate);
+                }
                 let answer = c.client.arm_put(&path(name)?, &body).await?;
                 let given: Vec<_> = items(&answer, CONFIGURATIONS)
                     .map(|c| at(c, "/properties/privateIPAddress"))
@@ -204,12 +216,14 @@ impl Nic {
                 application_security_groups,
                 lb_address_pools,
                 lb_inbound_nat_rules,
+                bandwidth,
             } => {
                 let changes_groups = network_security_group.is_some() || application_security_groups.is_some();
                 let is_balanced = lb_address_pools.is_some() || lb_inbound_nat_rules.is_some();
-                if ip_forwarding.is_none() && address.is_none() && !changes_groups && !is_balanced {
+                let changes_rest = ip_forwarding.is_some() || address.is_some() || bandwidth.is_some();
+                if !changes_rest && !changes_groups && !is_balanced {
                     let hint = "add --ip-forwarding, --private-ip-address, --network-security-group, \
-                                --application-security-groups, --lb-address-pools or --lb-inbound-nat-rules";
+                                --application-security-groups, --lb-address-pools, --lb-inbound-nat-rules or --bandwidth";
                     return Err(UsageError::new("nothing to change", hint).into());
                 }
                 let security = network_security_group.as_ref();
@@ -241,6 +255,9 @@ impl Nic {
                             primary["properties"][property] = references;
                         }
                     }
+                    if let Some(rate) = bandwidth {
+                        set_bandwidth(nic, *rate);
+                    }
                     if let Some(security) = security {
                         nic["properties"]["networkSecurityGroup"] = security;
                     }
@@ -263,6 +280,20 @@ fn balanced(c: &Context, kind: Kind, names: &[String]) -> Result<Value> {
     let all: Result<Vec<String>, String> = named.map(id).collect();
     let all = all.map_err(anyhow::Error::msg)?;
     Ok(all.into_iter().map(|id| json!({"id": id})).collect())
+}
+
+/// Sets the tag with the bandwidth of a network interface, or removes it if the bandwidth is 0. Other tags stay.
+fn set_bandwidth(nic: &mut Value, rate: u32) {
+    if !nic["tags"].is_object() {
+        nic["tags"] = json!({});
+    }
+    if let Some(tags) = nic["tags"].as_object_mut() {
+        if rate == 0 {
+            tags.remove(BANDWIDTH_TAG);
+        } else {
+            tags.insert(BANDWIDTH_TAG.to_owned(), rate.to_string().into());
+        }
+    }
 }
 
 /// Returns the primary one of the `ipConfigurations`.

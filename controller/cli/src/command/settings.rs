@@ -23,9 +23,11 @@ pub(crate) enum Settings {
 
 const ERA: &str = "era";
 /// Settings whose defaults are the same in all eras, so that a new era does not reset them.
-const ERA_INDEPENDENT: [&str; 7] = [
+const ERA_INDEPENDENT: [&str; 9] = [
     "mtu",
     "reevaluate",
+    "gatewayBandwidth",
+    "flowsPerNic",
     "bgpHoldTime",
     "probeInterval",
     "probeMisses",

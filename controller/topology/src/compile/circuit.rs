@@ -39,6 +39,7 @@ pub(super) fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, instance: &Instance<'_
         links: links::of_circuit_gateway(index, vnet, instance),
         security: None,
         front_ends: balancing::of_gateway(index, vnet),
+        limits: None,
     })
 }
 
@@ -99,6 +100,7 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
         links: links::of_edge(index, circuit, link),
         security: None,
         front_ends: Vec::new(),
+        limits: None,
     })
 }
 

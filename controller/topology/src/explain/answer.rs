@@ -76,6 +76,10 @@ pub struct Hop {
     /// passed no network interface with a security group (N5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<SecurityCheck>,
+    /// The limit of bandwidth to which the packet is subject at this agent (P32, G5). A packet beyond the limit is dropped;
+    /// a single packet is not. `None`: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<BandwidthLimit>,
     /// The decision in words.
     pub verdict: String,
     /// The agent, or the device of a site, that gets the packet next. `None`: this hop does not send the packet over a
@@ -85,6 +89,17 @@ pub struct Hop {
     /// What the next agent is to this one, such as `vnetLocal`, `peering`, `gateway`, `gatewayClient` or `connection`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relation: Option<String>,
+}
+
+/// A limit of bandwidth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BandwidthLimit {
+    /// The network interface, whose limit is for all that it sends; or the VPN gateway, whose limit is for all its tunnels
+    /// together.
+    pub resource: ResourceId,
+    /// The limit in Mbit/s. Each instance of an active-active gateway has a part of the gateway's limit.
+    pub mbps: u64,
 }
 
 /// Where a packet arrives at an agent.

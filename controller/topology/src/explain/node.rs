@@ -1,6 +1,6 @@
 //! One agent of a walk, with its configuration and the engine's decisions.
 
-use super::answer::{DEFAULT_TTL, SecurityCheck};
+use super::answer::{BandwidthLimit, DEFAULT_TTL, SecurityCheck};
 use super::security::{Flows, Judged};
 use etherparse::PacketBuilder;
 use std::net::{IpAddr, SocketAddr};
@@ -116,6 +116,8 @@ pub(super) struct Decision {
     pub(super) trace: Trace,
     /// The security rules that decided. `None`: the packet passed no network interface with a security group.
     pub(super) security: Option<SecurityCheck>,
+    /// The limit of bandwidth for which the packet counts. `None`: for none.
+    pub(super) bandwidth: Option<BandwidthLimit>,
 }
 
 /// An agent's action on a packet.
@@ -255,7 +257,9 @@ impl Node {
         if let (Some(translated), Verdict::Forward { .. }) = (reply, verdict) {
             packet.reply_from(translated.source_of_replies());
         }
-        let step = match refused.map_or(verdict, Verdict::Drop) {
+        let verdict = refused.map_or(verdict, Verdict::Drop);
+        let bandwidth = self.bandwidth_limit(tables, ingress, verdict);
+        let step = match verdict {
             Verdict::Deliver(_) | Verdict::Translate(_) => Step::Deliver,
             Verdict::Forward { link, decrement_ttl } => {
                 if decrement_ttl {
@@ -267,7 +271,26 @@ impl Node {
             Verdict::Drop(DropReason::TtlExceededSilent) => Step::Expired(None),
             Verdict::Drop(reason) => Step::Drop(reason),
         };
-        Ok(Decision { step, trace, security })
+        Ok(Decision {
+            step,
+            trace,
+            security,
+            bandwidth,
+        })
+    }
+
+    /// The limit of bandwidth for which a packet counts with this verdict.
+    fn bandwidth_limit(&self, tables: &Tables, ingress: Ingress, verdict: Verdict) -> Option<BandwidthLimit> {
+        let limit = tables.bandwidth_limit(ingress, verdict)?;
+        let resource = match (limit.nic, &self.config.role) {
+            (Some(nic), _) => nic,
+            (None, Role::VpnGateway { gateway, .. }) => gateway,
+            (None, Role::Vm { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. }) => return None,
+        };
+        Some(BandwidthLimit {
+            resource: resource.clone(),
+            mbps: limit.rate,
+        })
     }
 
     /// The link with another agent or device. `None`: the configuration has none.

@@ -84,6 +84,7 @@ impl Flows {
             | Admission::Malformed
             | Admission::UnknownFragment
             | Admission::NoRoom
+            | Admission::NicFull
             | Admission::Ended => Vec::new(),
         };
         Some(Judged {
@@ -99,6 +100,7 @@ impl Flows {
                 Admission::Malformed => Some(DropReason::Malformed),
                 Admission::UnknownFragment => Some(DropReason::UnknownFragment),
                 Admission::NoRoom => Some(DropReason::FlowTableFull),
+                Admission::NicFull => Some(DropReason::NicFlowLimit),
                 Admission::Ended => Some(DropReason::FlowEnded),
             },
         })

@@ -252,6 +252,8 @@ pub(super) fn dropped(
         | DropReason::FlowEnded
         | DropReason::UnknownFragment
         | DropReason::FlowTableFull
+        | DropReason::NicFlowLimit
+        | DropReason::BandwidthExceeded
         | DropReason::Malformed
         | DropReason::TtlExceededSilent
         | DropReason::TtlExceeded

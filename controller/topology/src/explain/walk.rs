@@ -257,7 +257,12 @@ impl<'a> Fabric<'a> {
         let (applies_rules, sent_to) = (self.applies_rules, packet.destination);
         let memory = self.memories.entry(at.clone());
         let memory = memory.or_insert_with(|| Memory::of(node, applies_rules));
-        let Decision { step, trace, security } = match node.decide(memory, from, self.back_end, packet) {
+        let Decision {
+            step,
+            trace,
+            security,
+            bandwidth,
+        } = match node.decide(memory, from, self.back_end, packet) {
             Ok(decision) => decision,
             Err(what) => return stopped(stop::unusable(at, &what)),
         };
@@ -273,6 +278,7 @@ impl<'a> Fabric<'a> {
             subnet: trace.subnet.clone(),
             route: trace.route.as_ref().map(matched),
             security,
+            bandwidth,
             verdict: String::new(),
             next: None,
             relation: None,

@@ -4,7 +4,7 @@ use crate::arm::body::Shape;
 use crate::arm::view::{Views, address_version, allocation_method, child, reference, references};
 use crate::back_ends::load_balancers_of;
 use crate::draft::Draft;
-use crate::path::{Kind, parent_id};
+use crate::path::{Kind, parent_id, shown};
 use crate::resource::frame::{Child, Echoed, Put, Resource, view};
 use crate::resource::{Binding, Envelope};
 use crate::rules::address::AddressRequest;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use tombolo_proto::config::HOST_ROUTES_TAG;
+use tombolo_proto::config::{BANDWIDTH, BANDWIDTH_TAG, HOST_ROUTES_TAG};
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
@@ -114,6 +114,33 @@ impl NetworkInterface {
     pub(crate) fn host_routes(&self) -> Vec<IpNet> {
         read_host_routes(&self.envelope.tags).unwrap_or_default()
     }
+
+    /// The bandwidth of the NIC's outbound traffic in the tag [`BANDWIDTH_TAG`], in Mbit/s (P32). `None`: the tag is
+    /// missing or malformed; a malformed tag is refused when it is written.
+    #[must_use]
+    pub fn bandwidth(&self) -> Option<u32> {
+        read_bandwidth(&self.envelope.tags).unwrap_or_default()
+    }
+}
+
+/// Reads the tag [`BANDWIDTH_TAG`].
+///
+/// # Errors
+/// The value is no number in the range.
+fn read_bandwidth(tags: &BTreeMap<String, String>) -> Result<Option<u32>, String> {
+    let Some(text) = tags.get(BANDWIDTH_TAG) else {
+        return Ok(None);
+    };
+    let number = text.trim().parse().ok().filter(|rate| BANDWIDTH.contains(rate));
+    let (least, most) = (BANDWIDTH.start(), BANDWIDTH.end());
+    let refused = || {
+        format!(
+            "'{}' is not a number of Mbit/s from {least} to {most} (P32): write a number such as 50, or remove the tag for \
+             no limit",
+            shown(text)
+        )
+    };
+    number.map(Some).ok_or_else(refused)
 }
 
 /// The MAC address that stands for a NIC with this GUID in flow logs, as 12 digits (N14). A NIC of an agent has no link
@@ -232,6 +259,11 @@ impl Resource for NetworkInterface {
         if let Err(why) = read_host_routes(&nic.envelope.tags) {
             let at = format!("tags.{HOST_ROUTES_TAG}");
             let message = format!("{at}: {why}. The tag is a list of prefixes, separated by commas");
+            draft.problems.add("InvalidRequestFormat", at, message);
+        }
+        if let Err(why) = read_bandwidth(&nic.envelope.tags) {
+            let at = format!("tags.{BANDWIDTH_TAG}");
+            let message = format!("{at}: {why}");
             draft.problems.add("InvalidRequestFormat", at, message);
         }
         if nic.network_security_group.is_some()

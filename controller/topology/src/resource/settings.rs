@@ -1,7 +1,8 @@
 //! The operator's settings, and the eras that define their defaults (D4, "Eras" in docs/rules.md).
 
 use serde::{Deserialize, Serialize};
-use tombolo_proto::config::{AccessOff, DEFAULT_MTU, Probes, SiteTtl};
+use serde_json::Value;
+use tombolo_proto::config::{AccessOff, BANDWIDTH, DEFAULT_MTU, MAX_FLOWS_OF_NIC, Probes, SiteTtl};
 
 /// The operator's settings. A setting that is not given has the default of the era.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,11 @@ pub struct Settings {
     pub reevaluate: bool,
     /// How VPN gateways treat the TTL of packets from a site (T6).
     pub vpn_ttl_for_site_traffic: SiteTtl,
+    /// The bandwidth of VPN gateways (G5, X9). The default, `unlimited`, is the same in every era.
+    pub gateway_bandwidth: GatewayBandwidth,
+    /// The maximum number of flows of a network interface, 1 to 500,000 (X16). The default, 500,000, is the same in every
+    /// era.
+    pub flows_per_nic: u32,
     /// The hold time of BGP sessions with sites and customer edges, in seconds, 3 to 65,535 (RFC 4271). The default is
     /// the same in every era.
     pub bgp_hold_time: u16,
@@ -66,6 +72,46 @@ pub enum AddressSpaceChange {
     Strict,
     /// The change is allowed. The peers' halves keep the old prefixes until they are synced (P27).
     Sync,
+}
+
+/// The bandwidth that all tunnels of a VPN gateway have together (G5). In JSON `"unlimited"`, `"azure"`, or a number of
+/// Mbit/s from 1 to 100,000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum GatewayBandwidth {
+    /// As much as the host of the gateway can carry.
+    Unlimited,
+    /// What Azure publishes for the SKU of the gateway in the era (X9).
+    Azure,
+    /// This many Mbit/s, for each gateway.
+    Mbps(u32),
+}
+
+impl TryFrom<Value> for GatewayBandwidth {
+    type Error = String;
+    fn try_from(value: Value) -> Result<Self, String> {
+        let number = value.as_u64().and_then(|n| u32::try_from(n).ok());
+        match (value.as_str(), number) {
+            (Some("unlimited"), _) => Ok(Self::Unlimited),
+            (Some("azure"), _) => Ok(Self::Azure),
+            (_, Some(rate)) if BANDWIDTH.contains(&rate) => Ok(Self::Mbps(rate)),
+            _ => Err(format!(
+                "gatewayBandwidth: {value} is not \"unlimited\", \"azure\" or a number of Mbit/s from {} to {} (G5)",
+                BANDWIDTH.start(),
+                BANDWIDTH.end()
+            )),
+        }
+    }
+}
+
+impl From<GatewayBandwidth> for Value {
+    fn from(bandwidth: GatewayBandwidth) -> Self {
+        match bandwidth {
+            GatewayBandwidth::Unlimited => "unlimited".into(),
+            GatewayBandwidth::Azure => "azure".into(),
+            GatewayBandwidth::Mbps(rate) => rate.into(),
+        }
+    }
 }
 
 impl Settings {
@@ -109,6 +155,8 @@ impl Settings {
                 vnet_access_off: AccessOff::TagOnly,
                 reevaluate: false,
                 vpn_ttl_for_site_traffic: SiteTtl::SilentHop,
+                gateway_bandwidth: GatewayBandwidth::Unlimited,
+                flows_per_nic: MAX_FLOWS_OF_NIC,
                 bgp_hold_time: BGP_HOLD_TIME,
                 probe_interval: 100,
                 probe_misses: 3,
@@ -140,6 +188,8 @@ struct SettingsBody {
     vnet_access_off: Option<AccessOff>,
     reevaluate: Option<bool>,
     vpn_ttl_for_site_traffic: Option<SiteTtl>,
+    gateway_bandwidth: Option<GatewayBandwidth>,
+    flows_per_nic: Option<u32>,
     bgp_hold_time: Option<u16>,
     probe_interval: Option<u32>,
     probe_misses: Option<u32>,
@@ -162,6 +212,8 @@ impl From<SettingsBody> for Settings {
             vnet_access_off: given.vnet_access_off.unwrap_or(era.vnet_access_off),
             reevaluate: given.reevaluate.unwrap_or(era.reevaluate),
             vpn_ttl_for_site_traffic: given.vpn_ttl_for_site_traffic.unwrap_or(era.vpn_ttl_for_site_traffic),
+            gateway_bandwidth: given.gateway_bandwidth.unwrap_or(era.gateway_bandwidth),
+            flows_per_nic: given.flows_per_nic.unwrap_or(era.flows_per_nic),
             bgp_hold_time: given.bgp_hold_time.unwrap_or(era.bgp_hold_time),
             probe_interval: given.probe_interval.unwrap_or(era.probe_interval),
             probe_misses: given.probe_misses.unwrap_or(era.probe_misses),
@@ -218,6 +270,31 @@ mod tests {
             (slow.probes().interval, slow.probes().misses, slow.bgp_hold_time),
             (500, 3, 9)
         );
+    }
+
+    #[test]
+    fn g5_the_bandwidth_of_gateways_is_a_word_or_a_number() {
+        for era in [Era::Azure2017, Era::AzureCurrent] {
+            assert_eq!(Settings::of(era).gateway_bandwidth, GatewayBandwidth::Unlimited);
+        }
+        for (text, expected) in [
+            (r#""unlimited""#, GatewayBandwidth::Unlimited),
+            (r#""azure""#, GatewayBandwidth::Azure),
+            ("1", GatewayBandwidth::Mbps(1)),
+            ("100000", GatewayBandwidth::Mbps(100_000)),
+        ] {
+            let settings = read(&format!(r#"{{"gatewayBandwidth":{text}}}"#));
+            assert_eq!(settings.gateway_bandwidth, expected);
+            assert_eq!(read(&serde_json::to_string(&settings).unwrap()), settings);
+        }
+        for text in ["0", "100001", "-1", "1.5", r#""Azure""#, r#""100""#, "true", "[]"] {
+            let refused = serde_json::from_str::<Settings>(&format!(r#"{{"gatewayBandwidth":{text}}}"#)).unwrap_err();
+            let message = refused.to_string();
+            assert!(
+                message.contains("gatewayBandwidth") && message.contains("1 to 100000"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

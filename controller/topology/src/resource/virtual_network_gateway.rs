@@ -1,5 +1,6 @@
 //! Virtual network gateways: how they are read and shown, their addresses, and their deletion (G1, G4, G6).
 
+mod bandwidth;
 mod check;
 
 use crate::arm::body::Shape;
@@ -44,7 +45,8 @@ pub struct VirtualNetworkGateway {
     /// `bgpPeeringAddress`: by default the last free address of `GatewaySubnet` (G4). On an ExpressRoute gateway the
     /// BGP address cannot be set and is not shown: it is the address of the first instance.
     pub bgp_peering_address: IpAddr,
-    /// `sku.name`: kept and shown only.
+    /// `sku.name`. It decides the figure that is shown, and with the setting `gatewayBandwidth` the limit of bandwidth
+    /// (X9); it has no other effect.
     pub sku: String,
 }
 
@@ -77,7 +79,7 @@ pub struct GatewayIpConfiguration {
     pub public_ip_address: Option<ResourceId>,
 }
 
-/// The properties that are kept and shown, but have no effect.
+/// The properties that are kept and shown. `vpnGatewayGeneration` is a part of the SKU (X9). The others have no effect.
 const ECHOED: Echoed = Echoed {
     properties: &[
         ("vpnGatewayGeneration", Shape::Text),
@@ -185,6 +187,7 @@ impl Resource for VirtualNetworkGateway {
             "enableBgp": self.enable_bgp,
             "bgpSettings": bgp,
             "ipConfigurations": self.ip_configuration_views(),
+            "tunnelBandwidth": self.bandwidth_view(views),
         })
     }
 }

@@ -4,6 +4,7 @@
 use crate::draft::Draft;
 use crate::resource::Settings;
 use std::sync::Arc;
+use tombolo_proto::config::MAX_FLOWS_OF_NIC;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
@@ -18,11 +19,12 @@ impl Draft<'_> {
                 format!("mtu: {} is not within 1280 to 9000 (D20)", settings.mtu),
             );
         }
-        // These maximums bound the size of configurations. 1,000 is at least twice Azure's present limits of 500
+        // The first two maximums bound the size of configurations. 1,000 is at least twice Azure's present limits of 500
         // peerings and 30 tunnels (X1, X8), so both of Azure's limits can be set.
         for (name, value, most) in [
             ("peeringsPerVnet", settings.peerings_per_vnet, 1_000),
             ("tunnelsPerGateway", settings.tunnels_per_gateway, 1_000),
+            ("flowsPerNic", settings.flows_per_nic, MAX_FLOWS_OF_NIC),
         ] {
             if !(1..=most).contains(&value) {
                 self.problems.add(

@@ -1,5 +1,6 @@
 //! Builds a topology for the tests of the rules. The tests change it by requests such as an ARM client sends.
 
+mod bandwidth;
 mod circuits;
 mod exchange;
 mod express_route;

@@ -14,8 +14,8 @@ use tombolo_topology::connectivity::{
 };
 use tombolo_topology::device;
 use tombolo_topology::explain::{
-    DecidingRule, Explanation, GroupCheck, Hop, Ingress, MatchedAddresses, MatchedRoute, OtherRule, RuleField,
-    SecurityCheck, Stop, TraceHop, Walk,
+    BandwidthLimit, DecidingRule, Explanation, GroupCheck, Hop, Ingress, MatchedAddresses, MatchedRoute, OtherRule,
+    RuleField, SecurityCheck, Stop, TraceHop, Walk,
 };
 
 fn agent(name: &str) -> AgentId {
@@ -51,6 +51,10 @@ fn hops() -> Vec<Hop> {
             subnet: Some(id("virtualNetworks/Hub/subnets/default")),
             route: Some(route(Some("r".into()))),
             security: None,
+            bandwidth: Some(BandwidthLimit {
+                resource: id("networkInterfaces/vm-a"),
+                mbps: 50,
+            }),
             verdict: "sends it on".into(),
             next: Some(agent("vm-b")),
             relation: Some("peering".into()),
@@ -63,6 +67,7 @@ fn hops() -> Vec<Hop> {
             subnet: None,
             route: None,
             security: None,
+            bandwidth: None,
             verdict: "delivers it".into(),
             next: None,
             relation: None,

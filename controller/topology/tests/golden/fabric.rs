@@ -4,7 +4,9 @@ use super::{GROUP, id};
 use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::{AccessOff, CircuitLink, SiteTtl};
 use tombolo_proto::id::{PublicKey, ResourceId};
-use tombolo_topology::resource::{AddressSpaceChange, Agent, Binding, Era, JoinToken, Reach, Settings};
+use tombolo_topology::resource::{
+    AddressSpaceChange, Agent, Binding, Era, GatewayBandwidth, JoinToken, Reach, Settings,
+};
 
 fn bindings() -> Vec<(&'static str, Binding)> {
     let bindings = vec![
@@ -89,6 +91,8 @@ pub(super) fn settings() -> Settings {
         vnet_access_off: AccessOff::Block,
         reevaluate: true,
         vpn_ttl_for_site_traffic: SiteTtl::Transparent,
+        gateway_bandwidth: GatewayBandwidth::Mbps(100),
+        flows_per_nic: 1000,
         bgp_hold_time: 9,
         probe_interval: 200,
         probe_misses: 4,
@@ -130,4 +134,14 @@ fn documents_of_the_fabric() {
     }
     golden.cases("settings", &cases);
     golden.document("address_space_change", &all_of!(AddressSpaceChange { Strict, Sync }));
+    let bandwidths = [
+        ("unlimited", GatewayBandwidth::Unlimited),
+        ("azure", GatewayBandwidth::Azure),
+        ("mbps", GatewayBandwidth::Mbps(100)),
+    ];
+    every_variant!(
+        GatewayBandwidth { Unlimited, Azure, Mbps },
+        bandwidths.iter().map(|(_, bandwidth)| bandwidth)
+    );
+    golden.cases("gateway_bandwidth", &bandwidths);
 }

@@ -4,6 +4,7 @@
 
 mod appliances;
 mod balancing;
+mod bandwidth;
 mod circuits;
 mod connectivity;
 mod explain;

@@ -34,9 +34,7 @@ impl SecureLinks {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return false;
         };
-        if carrier == Carrier::Quic {
-            entry.rx.count(packet);
-        }
+        entry.rx.count(packet);
         self.mark_used(link, now);
         if let Some(monitor) = self.monitor_mut(link) {
             monitor.of_mut(carrier).received(now);
@@ -73,10 +71,13 @@ impl SecureLinks {
             }
             Message::Fragment { packet, index, count } => {
                 self.mark_used(link, now);
-                let entry = self.links.get_mut(link.get());
-                if let Some(monitor) = entry.and_then(|entry| entry.monitor_mut()) {
+                let Some(LinkEntry { monitor, rx, .. }) = self.links.get_mut(link.get()) else {
+                    return;
+                };
+                if let Some(monitor) = monitor {
                     monitor.of_mut(carrier).received(now);
                     if let Some(packet) = monitor.reassembly.take(packet, (index, count), contents) {
+                        rx.count(packet);
                         self.reassembled.extend_from_slice(packet);
                     }
                 }

@@ -11,7 +11,7 @@ use crate::link::transport::{CARRIERS, position_of};
 use std::time::Instant;
 use tombolo_proto::config::{Link, Probes, Transport};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
-use tombolo_proto::status::Carrier;
+use tombolo_proto::status::{Carrier, Volume};
 
 /// The kinds of tables that agents exchange inside links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,9 +139,11 @@ pub(super) struct LinkEntry {
     route_sync: TableSync,
     /// The exchange of the health of back ends; `None`: neither end has had a back end that the other end knows.
     health_sync: Option<Box<TableSync>>,
-    /// Traffic over QUIC; WireGuard counts its own traffic.
+    /// The packets of the engine that have passed, over either transport. Messages between agents do not count.
     pub(super) rx: Traffic,
     pub(super) tx: Traffic,
+    /// The part of `rx` and `tx` that [`take_volume`](Self::take_volume) has returned.
+    taken: Volume,
 }
 
 impl LinkEntry {
@@ -169,7 +171,24 @@ impl LinkEntry {
             health_sync: None,
             rx: Traffic::default(),
             tx: Traffic::default(),
+            taken: Volume::default(),
         }
+    }
+
+    /// Continues the counters of an earlier link with a peer of the same name.
+    pub(super) const fn continue_counters(&mut self, earlier: &Self) {
+        (self.rx, self.tx, self.taken) = (earlier.rx, earlier.tx, earlier.taken);
+    }
+
+    /// What has passed since the last call.
+    pub(super) fn take_volume(&mut self) -> Volume {
+        let now = Volume {
+            rx_bytes: self.rx.bytes,
+            tx_bytes: self.tx.bytes,
+            rx_packets: self.rx.packets,
+            tx_packets: self.tx.packets,
+        };
+        now.beyond(std::mem::replace(&mut self.taken, now))
     }
 
     /// Whether the peer in `link` has the same keys as before. A QUIC key that was added or removed makes no

@@ -1,4 +1,4 @@
-//! One WireGuard peer over boringtun: its session state, endpoint and counters. The states of its handshakes are in
+//! One WireGuard peer over boringtun: its session state and its endpoint. The states of its handshakes are in
 //! [`handshake`](super::handshake), the work of its timers in [`upkeep`].
 
 mod upkeep;
@@ -76,10 +76,8 @@ pub(super) struct Peer {
     is_endpoint_missing: bool,
     /// Lengths in bytes of the packets in boringtun's queue, oldest first.
     waiting: VecDeque<usize>,
-    rx_bytes: u64,
-    tx_bytes: u64,
-    rx_packets: u64,
-    tx_packets: u64,
+    /// Whether a packet or a message between agents was ever encrypted for the peer.
+    has_sent: bool,
 }
 
 impl Peer {
@@ -98,10 +96,7 @@ impl Peer {
             last_tx: None,
             is_endpoint_missing: false,
             waiting: VecDeque::new(),
-            rx_bytes: 0,
-            tx_bytes: 0,
-            rx_packets: 0,
-            tx_packets: 0,
+            has_sent: false,
         }
     }
 
@@ -292,8 +287,7 @@ impl Peer {
             TunnResult::WriteToNetwork(sealed) => {
                 let len = sealed.len();
                 tx.commit(len);
-                self.tx_bytes += packet.len() as u64;
-                self.tx_packets += 1;
+                self.has_sent = true;
                 self.last_tx = Some(now);
                 self.traffic.first_unanswered_tx.get_or_insert(now);
                 Some(Sealed::Sent)
@@ -339,8 +333,7 @@ impl Peer {
             TunnResult::WriteToNetwork(message) if kind_of(message) == DATA => {
                 let len = message.len();
                 tx.commit(len);
-                self.tx_bytes += packet.len() as u64;
-                self.tx_packets += 1;
+                self.has_sent = true;
                 self.traffic.can_seal = true;
                 return Sealed::Sent;
             }
@@ -371,8 +364,7 @@ impl Peer {
             tx.commit(len);
             if len > OVERHEAD {
                 self.waiting.pop_front();
-                self.tx_bytes += (len - OVERHEAD) as u64;
-                self.tx_packets += 1;
+                self.has_sent = true;
             }
         }
         self.last_tx = Some(now);
@@ -415,13 +407,7 @@ impl Peer {
             TunnResult::Err(_) => return Reply::Refused(DropReason::BadDatagram),
         };
         match (kind, &reply) {
-            (DATA, _) => {
-                if let Reply::Packet(len) = &reply {
-                    self.rx_bytes += *len as u64;
-                    self.rx_packets += 1;
-                }
-                self.received(index_at(datagram, 4), from, now, events);
-            }
+            (DATA, _) => self.received(index_at(datagram, 4), from, now, events),
             // The response to this end's initiation verified. A cookie reply is not data and proves nothing.
             (RESPONSE, Reply::Send(_)) if kind_of(output) == DATA => {
                 self.received(index_at(datagram, 8), from, now, events);

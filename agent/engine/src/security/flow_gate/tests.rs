@@ -315,3 +315,36 @@ fn a_full_table_refuses_and_says_so() {
     assert!(refused > 0);
     assert!(host.table.unanswered() <= host.table.capacity() / 8);
 }
+
+/// L5: without a group, a flow log adds no entry for a packet that may be the reply of a balanced flow, because that flow would
+/// have no choice then. A connection that the back end opens itself is logged.
+#[test]
+fn l5_a_flow_log_adds_no_entry_for_what_may_be_a_reply() {
+    let (table, mut gate) = (FlowTable::new(1024, 1, 5), FlowGate::new(5, 0));
+    let mut admit = |packet: &[u8], direction, balanced| {
+        let info = parse(packet).unwrap();
+        let at = AtNic {
+            packet,
+            info: &info,
+            nic: 0,
+            direction,
+            link: FROM_HOST,
+            now: 10,
+            idle_timeout: 240,
+            balanced,
+            ends_idle: false,
+            is_logged: true,
+        };
+        let outcome = gate.admit_flow(&table, &NicRules::default(), &at, |_| (), &mut ());
+        assert_eq!(outcome.admission, Admission::Allowed(None));
+        (outcome.flow.is_some(), table.len())
+    };
+    for balanced in [Balanced::MayReply, Balanced::Direct] {
+        let segment = tcp(OUT, (80, 40_000), ACK);
+        assert_eq!(admit(&segment, Direction::Outbound, balanced), (false, 0));
+        let datagram = udp(OUT, (53, 40_000), 0);
+        assert_eq!(admit(&datagram, Direction::Outbound, balanced), (false, 0));
+    }
+    let syn = tcp(OUT, (40_000, 443), SYN);
+    assert_eq!(admit(&syn, Direction::Outbound, Balanced::MayReply), (true, 1));
+}

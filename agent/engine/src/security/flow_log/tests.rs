@@ -1,4 +1,6 @@
 use super::*;
+use crate::packet::UDP;
+use tombolo_proto::config::Direction;
 
 fn now() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "the clock is the test's")]

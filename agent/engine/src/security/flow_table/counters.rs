@@ -11,6 +11,7 @@
 
 use super::entry::{TIMES, Times, key_of, status_of, version_of};
 use super::{FlowKey, FlowRef, FlowTable, zeroed};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// Number of words of an entry.
@@ -23,6 +24,9 @@ const RECORD: usize = 2;
 /// do not overflow. Each lane adds at most 64 KiB at a time, so the second half of the range is enough for any number of
 /// lanes.
 const MUST_RECORD: u32 = 1 << 31;
+
+/// Stands for the time of the last record while a lane takes the counters.
+const TAKING: u32 = u32::MAX;
 
 /// Time between two records of a flow that goes on, in seconds (N14).
 pub const RECORD_INTERVAL: u32 = 300;
@@ -106,17 +110,39 @@ impl Counters {
     /// Takes the counters of a flow, if its packets are counted and `wants` returns true for the time of its last record. If
     /// several lanes try at once, one of them gets the counters.
     fn take(&self, slot: usize, now: u32, wants: impl Fn(u32) -> bool) -> Option<(u32, Counted, Counted)> {
+        let tag = self.claim(slot, wants)?;
+        let counted = self.reset(slot);
+        let (word, taking) = (self.word(slot, RECORD), record(tag, TAKING));
+        // If the flow has ended meanwhile, the word is that of the next flow.
+        let _ = word.compare_exchange(taking, record(tag, now), Ordering::Relaxed, Ordering::Relaxed);
+        Some((tag, counted.0, counted.1))
+    }
+
+    /// Marks the counters of a flow as being taken, and returns its tag. `None`: its packets are not counted, another lane takes
+    /// them, or `wants` returns false for the time of its last record.
+    fn claim(&self, slot: usize, wants: impl Fn(u32) -> bool) -> Option<u32> {
         let word = self.word(slot, RECORD);
         let before = word.load(Ordering::Relaxed);
         #[expect(clippy::cast_possible_truncation, reason = "each half of the word is one value")]
         let (tag, last) = ((before >> 32) as u32, before as u32);
-        if tag == 0 || !wants(last) {
+        if tag == 0 || last == TAKING || !wants(last) {
             return None;
         }
-        word.compare_exchange(before, record(tag, now), Ordering::Relaxed, Ordering::Relaxed)
-            .ok()?;
+        let claimed = word.compare_exchange(before, record(tag, TAKING), Ordering::Relaxed, Ordering::Relaxed);
+        claimed.ok().map(|_| tag)
+    }
+
+    /// Takes the counters of a flow that has ended, whatever other lanes do, and counts no more. To be called while the entry
+    /// is claimed.
+    fn take_last(&self, slot: usize) -> Option<(u32, Counted, Counted)> {
+        let tag = (self.word(slot, RECORD).swap(0, Ordering::Relaxed) >> 32) as u32;
+        let (forward, backward) = self.reset(slot);
+        (tag != 0).then_some((tag, forward, backward))
+    }
+
+    fn reset(&self, slot: usize) -> (Counted, Counted) {
         let take = |direction| Counted::of(self.word(slot, direction).swap(0, Ordering::Relaxed));
-        Some((tag, take(FORWARD), take(BACKWARD)))
+        (take(FORWARD), take(BACKWARD))
     }
 }
 
@@ -141,6 +167,28 @@ impl FlowTable {
     /// Lets the table have counters for its flows. They take 30 bytes for each flow, which the kernel allocates page by page.
     pub fn keep_counters(&self) {
         self.counters.get_or_init(|| Counters(zeroed(self.entries() * WORDS)));
+    }
+
+    /// Counts the packets of no flow any more. To be called while no lane counts.
+    pub fn forget_counters(&self) {
+        let Some(counters) = self.counters.get() else { return };
+        for slot in 0..self.entries() {
+            if counters.tag(slot) != 0 {
+                counters.begin(slot, 0, 0);
+            }
+        }
+    }
+
+    /// The numbers with which the counting of all flows began.
+    #[must_use]
+    pub fn tags(&self) -> BTreeSet<u32> {
+        let Some(counters) = self.counters.get() else {
+            return BTreeSet::new();
+        };
+        (0..self.entries())
+            .map(|slot| counters.tag(slot))
+            .filter(|tag| *tag != 0)
+            .collect()
     }
 
     /// The number with which the counting of a flow began. `None`: its packets are not counted, or the table does not have
@@ -210,8 +258,7 @@ impl FlowTable {
     /// Passes the last state of the flow of an entry to `report`. The entry is claimed, and had the header `before`.
     pub(super) fn report_end(&self, slot: usize, before: u64, report: &mut impl FnMut(&FlowReport)) {
         let Some(counters) = self.counters.get() else { return };
-        if let Some((tag, forward, backward)) = counters.take(slot, 0, |_| true) {
-            counters.begin(slot, 0, 0);
+        if let Some((tag, forward, backward)) = counters.take_last(slot) {
             let body = self.body(slot);
             report(&FlowReport {
                 key: key_of(before, &body),

@@ -205,6 +205,12 @@ fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
+/// The number of the NIC in word 4 of a body.
+#[expect(clippy::cast_possible_truncation, reason = "the value has its place in the word")]
+pub(super) const fn nic_of(word: u64) -> u8 {
+    (word >> 16) as u8
+}
+
 /// The key of an entry, in the direction of the packet that began the flow.
 pub(super) fn key_of(header: u64, body: &Body) -> FlowKey {
     let address = |high: u64, low: u64| {
@@ -217,12 +223,7 @@ pub(super) fn key_of(header: u64, body: &Body) -> FlowKey {
         }
     };
     #[expect(clippy::cast_possible_truncation, reason = "each value has its place in the word")]
-    let (port1, port2, protocol, nic) = (
-        (body[4] >> 48) as u16,
-        (body[4] >> 32) as u16,
-        (body[4] >> 24) as u8,
-        (body[4] >> 16) as u8,
-    );
+    let (port1, port2, protocol) = ((body[4] >> 48) as u16, (body[4] >> 32) as u16, (body[4] >> 24) as u8);
     let (first, second) = (address(body[0], body[1]), address(body[2], body[3]));
     let (source, destination, ports) = match header & FROM_SECOND {
         0 => (first, second, (port1, port2)),
@@ -230,7 +231,7 @@ pub(super) fn key_of(header: u64, body: &Body) -> FlowKey {
     };
     let began_inbound = (body[4] >> 1 & 1 == 1) != (header & FROM_SECOND != 0);
     FlowKey {
-        nic,
+        nic: nic_of(body[4]),
         direction: if began_inbound {
             Direction::Inbound
         } else {

@@ -333,6 +333,7 @@ impl FlowTable {
         }
         self.publish(slot, &key, times, origin, next_version(empty, header));
         self.total.fetch_add(1, Ordering::Relaxed);
+        self.add_to_nic(flow.key.nic);
         if header & STATUS == UNANSWERED {
             self.count_unanswered(UNKNOWN_LINK, 1);
         }

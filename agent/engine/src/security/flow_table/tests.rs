@@ -387,3 +387,71 @@ proptest! {
         }
     }
 }
+
+/// X16: several lanes that add flows at the same time exceed the limit by none. Another NIC is not concerned.
+#[test]
+fn x16_lanes_share_the_limit_of_a_nic() {
+    let table = FlowTable::new(100_000, 4, 7);
+    assert_eq!(table.of_nics.most(), 500_000, "Azure's limit");
+    table.limit_flows_of_nics(1000);
+    let added: usize = std::thread::scope(|scope| {
+        let table = &table;
+        let lane = |lane: u32| {
+            scope.spawn(move || {
+                let keys = (0..1000).map(|n| key(lane * 1000 + n, 6));
+                let results = keys.map(|key| table.insert(&key, lane, IDLE, 0));
+                results.filter(Result::is_ok).count()
+            })
+        };
+        let lanes: Vec<_> = (0..4).map(lane).collect();
+        lanes.into_iter().map(|lane| lane.join().unwrap()).sum()
+    });
+    assert_eq!((added, table.flows_of_nic(0), table.len()), (1000, 1000, 1000));
+    assert_eq!(table.insert(&key(5000, 6), 0, IDLE, 0), Err(Full::Nic));
+    let other = FlowKey { nic: 1, ..key(5000, 6) };
+    table.insert(&other, 0, IDLE, 0).unwrap();
+    assert_eq!((table.flows_of_nic(0), table.flows_of_nic(1)), (1000, 1));
+    // A known flow is replaced, not added.
+    let known = (0..4000).map(|n| key(n, 6)).find(|key| table.find(key, 0).is_some());
+    table.insert(&known.unwrap(), 0, IDLE, 0).unwrap();
+    assert_eq!(table.flows_of_nic(0), 1000);
+}
+
+/// X16: at the limit, a flow that is over makes room before the table is swept, if it is in a bucket of the new flow. The
+/// counts are those of the table's entries after any number of changes.
+#[test]
+fn x16_counts_follow_the_table() {
+    let table = table();
+    table.limit_flows_of_nics(300);
+    let mut full = 0;
+    for n in 0..3000 {
+        let key = FlowKey {
+            nic: u8::try_from(n % 3).unwrap(),
+            ..key(n, 6)
+        };
+        if let Ok(flow) = table.insert(&key, n % 4, IDLE, n) {
+            table.touch(&flow.against(), NO_FLAGS, n);
+        } else {
+            full += 1;
+        }
+        if n % 500 == 499 {
+            table.sweep(0, table.entries(), n);
+        }
+    }
+    let mut counts = [0; 3];
+    for slot in 0..table.entries() {
+        let header = table.header(slot).load(Ordering::Acquire);
+        if status_of(header).is_some() {
+            counts[usize::from(key_of(header, &table.body(slot)).nic)] += 1;
+        }
+    }
+    assert_eq!([0, 1, 2].map(|nic| table.flows_of_nic(nic)), counts);
+    assert_eq!(counts.iter().sum::<usize>(), table.len());
+
+    table.limit_flows_of_nics(u32::try_from(counts[0]).unwrap());
+    // All flows are over, and none was removed.
+    let late = 3000 + 10 * IDLE;
+    let added = (0..200).filter(|n| table.insert(&key(10_000 + n, 6), 0, IDLE, late).is_ok());
+    assert!(added.count() > 100, "{full} refused before");
+    assert!(table.flows_of_nic(0) <= counts[0]);
+}

@@ -18,8 +18,9 @@ impl Guard {
             return;
         };
         self.flows.made(now).0.keep_counters();
+        let numbers = self.flows.log_numbers(nics, now);
         let new = || LaneLog::new(self.flows.log().clone(), self.seed);
-        self.log.get_or_insert_with(new).install(nics);
+        self.log.get_or_insert_with(new).install(numbers);
     }
 
     /// The place of a packet for the flow log of its NIC. `None`: the NIC has no log.

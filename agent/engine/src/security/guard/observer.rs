@@ -1,12 +1,10 @@
 //! What the flow log of a NIC does with a packet about which the rules decide.
 
-use crate::packet::PacketInfo;
 use crate::security::flow_gate::{Admission, FlowObserver, Outcome, first_packet};
 use crate::security::flow_log::{LaneLog, LoggedAt};
-use crate::security::flow_table::{CountedFlow, FlowReport, FlowTable};
+use crate::security::flow_table::{CountedFlow, FlowKey, FlowReport, FlowTable};
 use crate::security::flows::Flows;
 use crate::security::nic_rules::{Judgement, NicRules, RuleRef};
-use crate::security::secured_nics::Passage;
 use std::time::Instant;
 
 /// The flow log of a lane while it decides about a packet.
@@ -32,6 +30,12 @@ impl FlowObserver for Observer<'_> {
             log.report(report, self.flows.instant(report.last_seen, self.now));
         }
     }
+
+    fn denied(&mut self, key: &FlowKey, by: RuleRef) {
+        if let (Some(log), Some(at)) = (self.log.as_mut(), &self.at) {
+            log.denied(at, key, by, self.now);
+        }
+    }
 }
 
 /// Reports and counts a packet about which the rules of a NIC with a log have decided. Returns the flow for which further
@@ -39,15 +43,11 @@ impl FlowObserver for Observer<'_> {
 pub(super) fn note(
     log: &mut LaneLog,
     (table, seconds): (&FlowTable, u32),
-    (rules, at, passage): (&NicRules, &LoggedAt<'_>, Passage),
+    (rules, at): (&NicRules, &LoggedAt<'_>),
     outcome: &Outcome,
-    packet: &PacketInfo,
+    bytes: usize,
     now: Instant,
 ) -> Option<CountedFlow> {
-    if let Admission::Denied(by) = outcome.admission {
-        log.denied(at, packet, passage.direction, by, now);
-        return None;
-    }
     let flow = outcome.counts_for?.counted();
     if table.tag_of(&flow).is_none() {
         // The flow began before the NIC had a log, or before the agent's present process.
@@ -57,8 +57,8 @@ pub(super) fn note(
             Judgement::Allowed(rule) | Judgement::Denied(rule) => Some(rule),
         };
         table.begin_counting(&flow, log.number(at, rule), seconds);
-    } else if matches!(outcome.admission, Admission::Allowed(_) | Admission::Adopted) {
+    } else if matches!(outcome.admission, Admission::Allowed(_) | Admission::Adopted) && !outcome.is_late {
         log.began(table, &flow, now);
     }
-    log.count(table, &flow, packet.len, (seconds, now)).then_some(flow)
+    log.count(table, &flow, bytes, (seconds, now)).then_some(flow)
 }

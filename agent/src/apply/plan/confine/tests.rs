@@ -68,6 +68,7 @@ fn config(ip_forwarding: bool, served: &[&str]) -> AgentConfig {
         links: vec![],
         security: None,
         front_ends: Vec::new(),
+        limits: None,
     }
 }
 

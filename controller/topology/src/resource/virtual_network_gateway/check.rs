@@ -57,7 +57,7 @@ impl Draft<'_> {
         vpn_type
     }
 
-    /// Reads the name of the SKU, which is kept and shown only. If the name is missing, an existing gateway keeps its
+    /// Reads the name of the SKU. Names of SKUs that Azure may add are accepted. If the name is missing, an existing gateway keeps its
     /// present SKU, and a new one gets `VpnGw1` (VPN) or `Standard` (ExpressRoute).
     pub(super) fn gateway_sku(
         &mut self,

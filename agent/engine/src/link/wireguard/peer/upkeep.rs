@@ -119,9 +119,9 @@ impl Peer {
         }
     }
 
-    /// The status of the link at `now`. `None`: the link was never used and is not `always_on`.
+    /// The status of the link at `now`, without counters. `None`: the link was never used and is not `always_on`.
     pub(in super::super) fn status(&self, now: Instant) -> Option<LinkStatus> {
-        if !self.is_open() && !self.config.always_on && self.state == LinkState::Idle && self.tx_packets == 0 {
+        if !self.is_open() && !self.config.always_on && self.state == LinkState::Idle && !self.has_sent {
             return None;
         }
         let reason = match self.state {
@@ -137,10 +137,6 @@ impl Peer {
             reason: reason.map(str::to_owned),
             endpoint: self.endpoint.map(|path| path.remote),
             handshake_age: self.handshakes.session().map(|session| age(session.since)),
-            rx_bytes: self.rx_bytes,
-            tx_bytes: self.tx_bytes,
-            rx_packets: self.rx_packets,
-            tx_packets: self.tx_packets,
             ..LinkStatus::new(self.config.peer.clone())
         })
     }

@@ -157,3 +157,35 @@ fn without_counters_nothing_is_counted() {
     assert_eq!(table.sweep(0, table.entries(), 10_000), 0);
     assert!(table.is_empty());
 }
+
+/// While a lane takes the counters of a flow, no other one does, also within the same second. Nothing counts twice, and nothing
+/// is lost.
+#[test]
+fn n14_one_lane_at_a_time_takes_the_counters() {
+    let table = table();
+    let (flow, _) = insert(&table, 1, 9, 10);
+    let slot = flow.slot as usize;
+    table.count(&flow.counted(), 60);
+    let counters = table.counters.get().unwrap();
+    // The last record is of the present second.
+    assert_eq!(counters.claim(slot, |_| true), Some(9));
+    let mut reports = Vec::new();
+    table.record_all(10, &mut |report| reports.push(*report));
+    assert!(reports.is_empty(), "another lane takes them: {reports:?}");
+    assert_eq!(counters.reset(slot), (counted(1, 60), counted(0, 0)));
+}
+
+/// A flow that ends while another lane takes its counters has its last record all the same.
+#[test]
+fn n14_a_flow_has_its_last_record_although_another_lane_takes_its_counters() {
+    let table = table();
+    let (flow, _) = insert(&table, 1, 9, 10);
+    let slot = flow.slot as usize;
+    table.count(&flow.counted(), 60);
+    assert_eq!(table.counters.get().unwrap().claim(slot, |_| true), Some(9));
+    let mut reports = Vec::new();
+    table.sweep_counted(0, table.entries(), 10 + IDLE + 1, &mut |r| reports.push(*r));
+    assert_eq!(reports.len(), 1);
+    assert_eq!((reports[0].tag, reports[0].is_over), (9, true));
+    assert_eq!(table.counters.get().unwrap().tag(slot), 0);
+}
