@@ -162,7 +162,13 @@ async fn session(shared: &Shared, uplink: &mut Uplink) -> Result<std::convert::I
                     probes.answer(probe, &outbox, |_| None);
                 }
                 // The controller sends nothing else to a probe. Whatever a later version sends has no meaning here.
-                Some(FromController::Config(_) | FromController::UpToDate(_) | FromController::Health(_)) => {}
+                Some(
+                    FromController::Config(_)
+                    | FromController::UpToDate(_)
+                    | FromController::Health(_)
+                    | FromController::Captures(_)
+                    | FromController::CaptureRead(_),
+                ) => {}
                 None => bail!("the controller closed the stream"),
             },
             () = sleep_until(uplink.renew_at()) => uplink.renew_if_due(&mut client).await,
