@@ -178,6 +178,7 @@ impl Meter {
             changed = true;
             self.leave(peer);
         }
+        self.forget_oldest();
         changed
     }
 
@@ -186,11 +187,18 @@ impl Meter {
         let Some(count) = self.links.remove(&peer) else { return };
         self.left += 1;
         self.earlier.insert(peer, (self.left, count.total));
-        if self.earlier.len() > MAX_EARLIER {
-            let first = self.earlier.iter().min_by_key(|(_, (number, _))| *number);
-            if let Some(first) = first.map(|(peer, _)| peer.clone()) {
-                self.earlier.remove(&first);
-            }
+    }
+
+    /// Forgets the totals of the peers that left first, if there are too many.
+    fn forget_oldest(&mut self) {
+        let too_many = self.earlier.len().saturating_sub(MAX_EARLIER);
+        if too_many == 0 {
+            return;
+        }
+        let mut numbers: Vec<u64> = self.earlier.values().map(|(number, _)| *number).collect();
+        numbers.sort_unstable();
+        if let Some(last) = numbers.get(too_many - 1) {
+            self.earlier.retain(|_, earlier| earlier.0 > *last);
         }
     }
 
