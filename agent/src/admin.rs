@@ -140,7 +140,10 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) {
 }
 
 /// Serves only `/status` on the local socket, with the text that `status` returns. Otherwise as [`serve`].
-pub(crate) async fn serve_status(listener: UnixListener, status: impl Fn() -> Result<String> + Clone + Send + Sync + 'static) {
+pub(crate) async fn serve_status(
+    listener: UnixListener,
+    status: impl Fn() -> Result<String> + Clone + Send + Sync + 'static,
+) {
     loop {
         match listener.accept().await {
             Ok((mut stream, _)) => {

@@ -31,6 +31,7 @@ pub mod delta;
 mod deployments;
 pub mod descriptors;
 mod endpoints;
+mod excerpt;
 mod fabric;
 pub mod grpc;
 pub mod health;

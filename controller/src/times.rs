@@ -1,6 +1,6 @@
 //! Times in the texts of requests and answers.
 
-use crate::rest::failure::excerpt;
+use crate::excerpt::excerpt;
 use std::time::{SystemTime, UNIX_EPOCH};
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, PrimitiveDateTime};

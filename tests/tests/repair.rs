@@ -86,7 +86,7 @@ fn faults(topology: &Topology, rng: &mut StdRng) -> Vec<Fault> {
                 add(format!("{flag} off at {}", half.id), broken, 1);
             }
         }
-        // The remaining half must be deleted, and both be created.
+        // The remaining half must be put again, or else be deleted if it uses remote gateways, and this one be created (P14).
         if half.allow_virtual_network_access {
             let broken = apply(topology, half.id.as_str(), None, false);
             add(format!("no {}", half.id), broken, 3);

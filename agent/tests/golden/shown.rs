@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use tombolo_agent::agent::AgentView;
-use tombolo_agent::site_probe::SiteProbeView;
 use tombolo_agent::apply::learned::{Clash, Need};
 use tombolo_agent::flow_log::FlowLogStats;
+use tombolo_agent::site_probe::SiteProbeView;
 use tombolo_agent::{metrics, status_text};
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_golden::{every_variant, golden, metrics_of};
@@ -172,8 +172,15 @@ fn status_of_a_site_probe() {
         requests: 7,
     };
     golden!().cases("site_probe_view", &[("full", view.clone())]);
-    assert_eq!(view.health().unwrap(), "connected; 7 requests for probes since the start");
-    assert!(view.describe().contains("office-probe (site probe)"), "{}", view.describe());
+    assert_eq!(
+        view.health().unwrap(),
+        "connected; 7 requests for probes since the start"
+    );
+    assert!(
+        view.describe().contains("office-probe (site probe)"),
+        "{}",
+        view.describe()
+    );
     let away = SiteProbeView {
         connected: false,
         ..view

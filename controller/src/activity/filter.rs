@@ -1,7 +1,7 @@
 //! The filter of a question for events, as Azure's clients write it:
 //! `eventTimestamp ge 2026-11-30T10:00:00 and resourceGroupName eq 'g'`.
 
-use crate::rest::failure::excerpt;
+use crate::excerpt::excerpt;
 use crate::times;
 
 /// What a client wants to see. All texts are in lower case; `None`: any.

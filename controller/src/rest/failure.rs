@@ -3,6 +3,7 @@
 use crate::agents::capture::CaptureRefusal;
 use crate::agents::probe::ProbeError;
 use crate::connectivity::CheckError;
+pub(crate) use crate::excerpt::excerpt;
 use crate::writer::WriteError;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -181,13 +182,4 @@ pub(crate) fn empty(status: StatusCode) -> Response {
 pub(crate) fn at_revision(mut response: Response, revision: Revision) -> Response {
     response.headers_mut().insert(REVISION_HEADER, revision.0.into());
     response
-}
-
-/// The first 300 characters of a client's text, for an error message whose length must not depend on the request.
-pub(crate) fn excerpt(text: &str) -> String {
-    let mut short: String = text.chars().take(300).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short
 }

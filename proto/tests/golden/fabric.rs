@@ -425,7 +425,7 @@ fn answers_of_the_controller() {
     let devices: BTreeMap<String, DeviceConfig> = golden.read(&format!("{TOPOLOGY}/device_config"));
     assert_eq!(devices["full"].instances.len(), 2);
     let bindings: BTreeMap<String, Binding> = golden.read(&format!("{TOPOLOGY}/binding"));
-    assert_eq!(bindings.len(), 3);
+    assert_eq!(bindings.len(), 4);
 
     #[derive(serde::Deserialize)]
     struct Answers {

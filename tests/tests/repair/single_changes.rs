@@ -8,8 +8,8 @@ use tombolo_topology::resource::SecurityRule;
 use tombolo_topology::topology::Topology;
 
 /// A write: in words, its path, its body (`None`: a deletion), and whether it syncs a peering.
-pub struct Write {
-    pub what: String,
+pub(crate) struct Write {
+    pub(crate) what: String,
     path: String,
     body: Option<Value>,
     sync: bool,
@@ -17,7 +17,7 @@ pub struct Write {
 
 impl Write {
     /// The network after the write. `None`: it is refused.
-    pub fn applied_to(&self, topology: &Topology) -> Option<Topology> {
+    pub(crate) fn applied_to(&self, topology: &Topology) -> Option<Topology> {
         apply(topology, &self.path, self.body.clone(), self.sync)
     }
 }
@@ -49,7 +49,7 @@ fn delete(id: &ResourceId) -> Write {
 }
 
 /// All single changes of a network.
-pub fn all(topology: &Topology) -> Vec<Write> {
+pub(crate) fn all(topology: &Topology) -> Vec<Write> {
     let mut all = Vec::new();
     peerings(topology, &mut all);
     routes(topology, &mut all);
@@ -139,7 +139,10 @@ fn security(topology: &Topology, all: &mut Vec<Write>) {
     for group in topology.network_security_groups.values() {
         let id = &group.envelope.id;
         for rule in &group.security_rules {
-            all.push(delete(&ResourceId::new(format!("{id}/securityRules/{}", rule.id.name()))));
+            all.push(delete(&ResourceId::new(format!(
+                "{id}/securityRules/{}",
+                rule.id.name()
+            ))));
         }
         for (direction, name) in [(Direction::Inbound, "Inbound"), (Direction::Outbound, "Outbound")] {
             let is_taken = |priority: &u16| {

@@ -1,6 +1,6 @@
 //! Changes of peerings: flags, halves that are missing, and address spaces that are not in sync.
 
-use super::change::RepairChange;
+use super::change::{RepairChange, view};
 use super::stopped::{Candidate, Stopped, vnets_with};
 use crate::lookup::{half_towards, sync_level};
 use crate::resource::{Peering, PeeringState, VirtualNetwork};
@@ -21,7 +21,7 @@ pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
             match half.state {
                 PeeringState::Connected => of_flags(stopped, vnet, remote, half, &mut all),
                 PeeringState::Initiated => all.extend(answers(vnet, remote, half).map(Candidate::from)),
-                PeeringState::Disconnected => all.extend(again(vnet, remote, half)),
+                PeeringState::Disconnected => all.extend(again(stopped, vnet, remote, half)),
             }
             if sync_level(stopped.topology, vnet, half).starts_with("Local") {
                 all.extend(synced(stopped, vnet, half));
@@ -142,40 +142,32 @@ fn answers<'a>(
     })
 }
 
-/// Deletes a disconnected half, and creates both halves again (P14), this one with its flags.
-fn again(vnet: &VirtualNetwork, remote: &VirtualNetwork, half: &Peering) -> Vec<Candidate> {
-    let text = format!(
-        "delete the disconnected peering {} of {}",
-        half.id.name(),
-        vnet.envelope.id.name()
-    );
-    let delete = RepairChange::delete(text, &half.id);
-    let same = new_half(vnet, remote, &half.id, |properties| {
-        for (name, is_set) in [
-            ("allowVirtualNetworkAccess", half.allow_virtual_network_access),
-            ("allowForwardedTraffic", half.allow_forwarded_traffic),
-            ("allowGatewayTransit", half.allow_gateway_transit),
-            ("useRemoteGateways", half.use_remote_gateways),
-        ] {
-            properties.insert(name.into(), is_set.into());
-        }
-    });
-    let all = answers(vnet, remote, half).map(|other| {
-        // A half with `useRemoteGateways` needs the other one first.
-        let (first, second) = match half.use_remote_gateways {
-            true => (other, same.clone()),
-            false => (same.clone(), other),
+/// Restores a peering of which only one half is left (P14): puts that half again, and creates the other one. A half with
+/// `useRemoteGateways` cannot be put while the other one is missing (P20), so it is deleted first and created last.
+fn again(stopped: &Stopped<'_>, vnet: &VirtualNetwork, remote: &VirtualNetwork, half: &Peering) -> Vec<Candidate> {
+    let name = format!("{} of {}", half.id.name(), vnet.envelope.id.name());
+    let Some(body) = view(stopped.topology, &half.id) else {
+        return Vec::new();
+    };
+    let others = answers(vnet, remote, half);
+    if half.use_remote_gateways {
+        let delete = RepairChange::delete(format!("delete the disconnected peering {name}"), &half.id);
+        let create = RepairChange::put(format!("create the peering {name} again"), &half.id, body);
+        let whole = |other| Candidate {
+            changes: vec![delete.clone(), other, create.clone()],
         };
-        Candidate {
-            changes: vec![delete.clone(), first, second],
-        }
-    });
-    all.collect()
+        return others.map(whole).collect();
+    }
+    let put = RepairChange::put(format!("put the disconnected peering {name} again"), &half.id, body);
+    let whole = |other| Candidate {
+        changes: vec![put.clone(), other],
+    };
+    others.map(whole).collect()
 }
 
 /// Syncs the half with the present address space of the remote network (P27).
 fn synced(stopped: &Stopped<'_>, vnet: &VirtualNetwork, half: &Peering) -> Option<Candidate> {
-    let body = super::change::view(stopped.topology, &half.id)?;
+    let body = view(stopped.topology, &half.id)?;
     let text = format!("sync the peering {} of {}", half.id.name(), vnet.envelope.id.name());
     let mut change = RepairChange::put(text, &half.id, body);
     change.sync_remote_address_space = true;

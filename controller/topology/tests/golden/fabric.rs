@@ -41,7 +41,12 @@ fn bindings() -> Vec<(&'static str, Binding)> {
         ),
     ];
     every_variant!(
-        Binding { Vm, Gateway, Edge, Site },
+        Binding {
+            Vm,
+            Gateway,
+            Edge,
+            Site
+        },
         bindings.iter().map(|(_, binding)| binding)
     );
     bindings

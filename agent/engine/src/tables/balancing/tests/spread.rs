@@ -137,6 +137,7 @@ fn l4_a_change_moves_only_the_flows_of_one_back_end() {
             for leaving in [0, count / 2, count - 1].map(usize::from) {
                 let mut less = all.clone();
                 let gone = less.members.remove(leaving).address;
+                less.candidates = Candidates::of(&less.members);
                 let (mut of_gone, mut taken) = (0, BTreeMap::<IpAddr, u32>::new());
                 for n in 0..2000 {
                     let packet = flow(is_v6, Flows::Both, n);

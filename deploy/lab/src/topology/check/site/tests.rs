@@ -73,9 +73,9 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "sites.loc1.customerEdges.ce1.address",
-        "203.0.113.52",
+        "203.0.113.99",
         &[
-            "sites.loc1.customerEdges.ce1.tunnels[0]: 'loc1' has another gatewayIpAddress than the customer edge's address 203.0.113.52",
+            "sites.loc1.customerEdges.ce1.tunnels[0]: 'loc1' has another gatewayIpAddress than the customer edge's address 203.0.113.99",
         ],
     ),
     (
