@@ -4,9 +4,10 @@
 //! After a restart of the controller, each agent sends its configuration's digest again in its Hello, and its report
 //! again as a Status message.
 //!
-//! * [`capture`]: packet captures. [`probe`]: the probes that agents send.
+//! * [`capture`]: packet captures, and `listed`: one of them. [`probe`]: the probes that agents send.
 
 pub mod capture;
+mod listed;
 pub mod probe;
 
 use crate::compiled::Compiled;
@@ -116,7 +117,7 @@ struct Entry {
     /// Callers that wait for the results of probes, by id.
     probes: BTreeMap<u64, oneshot::Sender<ProbeReport>>,
     /// The packet captures of the agent.
-    captures: BTreeMap<Uuid, capture::Listed>,
+    captures: BTreeMap<Uuid, listed::Listed>,
 }
 
 #[derive(Debug)]

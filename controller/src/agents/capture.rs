@@ -3,6 +3,7 @@
 //! An agent gets its whole list over its control stream, and again over each new stream, so a lost stream loses no capture
 //! that goes into a file. A live capture ends with the stream.
 
+use super::listed::Listed;
 use super::{Agents, Entry, Stream};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -39,21 +40,6 @@ pub enum CaptureRefusal {
     /// Too many captures run at the agent.
     #[error("agent {0} makes {MAX_RUNNING} packet captures already, and no more are possible; stop one first")]
     TooMany(AgentId),
-}
-
-/// A capture in an agent's list.
-#[derive(Debug)]
-pub(super) struct Listed {
-    /// The request, as the agent gets it.
-    request: Vec<u8>,
-    report: CaptureReport,
-    /// Whether the agent should end it. It is then missing in the list that the agent gets.
-    is_stopped: bool,
-    /// The bytes of a live capture.
-    live: Option<mpsc::Sender<Result<Bytes, String>>>,
-    /// Number of bytes of a live capture that have come, and that the client has read.
-    received: u64,
-    read: u64,
 }
 
 /// The bytes of a live capture. When it is dropped, the agent ends the capture.
@@ -247,20 +233,6 @@ impl Agents {
         });
         if ended {
             self.captures_changed.send_modify(|n| *n += 1);
-        }
-    }
-}
-
-impl Listed {
-    fn new(request: &CaptureRequest, live: Option<mpsc::Sender<Result<Bytes, String>>>) -> Self {
-        Self {
-            // Serialization cannot fail, because a request consists of numbers, texts and lists.
-            request: serde_json::to_vec(request).unwrap_or_default(),
-            report: CaptureReport::default(),
-            is_stopped: false,
-            live,
-            received: 0,
-            read: 0,
         }
     }
 }

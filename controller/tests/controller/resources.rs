@@ -119,7 +119,7 @@ async fn lists_above_the_resources() {
     assert_eq!(names(&format!("{subscription}/resourcegroups"), "name").await, ["lab"]);
     assert_eq!(
         names(&format!("{subscription}/providers"), "registrationState").await,
-        ["Registered"; 5]
+        ["Registered"; 6]
     );
     assert_eq!(names(&format!("{subscription}/resources?$filter=resourceType%20eq%20'Microsoft.Network/virtualNetworks'%20and%20name%20eq%20'A'"), "name").await, ["a"]);
     assert_eq!(names("~/resources", "name").await.len(), 4);

@@ -187,7 +187,7 @@ async fn m10_a_hostile_probe_changes_nothing() {
     }
     assert!(after.body.get("status").is_none_or(Value::is_null), "{after:?}");
     assert_eq!(explain().await, explained);
-    assert_eq!(world.document("agents/office-probe")["endpoints"], json!([]));
+    assert_eq!(world.document("fabric/agents/office-probe")["endpoints"], json!([]));
 }
 
 /// M10: a probe's token has a form of its own, which earlier agents do not accept, and works in this form only.

@@ -4,12 +4,13 @@
 //! them: the longest prefix, then the attachment that the site prefers, then the shorter AS path.
 
 use super::answer::{Hop, Ingress, MatchedRoute, Walk};
+use super::gateways::{edges_of, tunnels_of};
 use super::no_way_out;
 use super::node::Packet;
 use super::stop;
 use super::walk::{Agents, Answer, End, Fabric};
 use crate::lookup::advertised_prefixes;
-use crate::resource::{Binding, Connection, ConnectionType, VirtualNetworkGateway};
+use crate::resource::{Binding, VirtualNetworkGateway};
 use crate::topology::Topology;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -247,16 +248,6 @@ fn announces(agents: &Agents<'_>, agent: &AgentId, neighbour: &ResourceId) -> bo
         .is_some_and(|routes| !routes.is_empty())
 }
 
-/// The connections that lead to a local network gateway, with their gateways, ordered by connection.
-pub(super) fn tunnels_of<'t>(
-    topology: &'t Topology,
-    site: &'t ResourceId,
-) -> impl Iterator<Item = (&'t Connection, &'t VirtualNetworkGateway)> + 't {
-    let all = topology.connections.values().filter(move |c| c.gateway2 == *site);
-    all.filter(|c| c.connection_type == ConnectionType::IPsec)
-        .filter_map(|c| Some((&**c, &**topology.gateways.get(&c.gateway1)?)))
-}
-
 /// The agents of a gateway that are not revoked, in the order of its ip configurations.
 fn instances_of<'t>(
     topology: &'t Topology,
@@ -270,19 +261,4 @@ fn instances_of<'t>(
         let mut agents = topology.agents.values().filter(|a| !a.revoked);
         agents.find(|a| serves(&a.binding)).map(|a| &a.id)
     })
-}
-
-/// The agents of a circuit's edges that are not revoked, the primary line first.
-pub(super) fn edges_of<'t>(topology: &'t Topology, circuit: &'t ResourceId) -> impl Iterator<Item = &'t AgentId> + 't {
-    let mut edges: Vec<_> = topology
-        .agents
-        .values()
-        .filter(|a| !a.revoked)
-        .filter_map(|a| match &a.binding {
-            Binding::Edge { circuit: c, link } if c == circuit => Some((*link, &a.id)),
-            _ => None,
-        })
-        .collect();
-    edges.sort();
-    edges.into_iter().map(|(_, agent)| agent)
 }

@@ -2,11 +2,36 @@
 
 use super::finding::{Facts, Finding, connected, gateway_agents};
 use crate::lookup::{gateways_of, half_towards};
-use crate::resource::{Connection, ConnectionType, PeeringState, VirtualNetwork, VirtualNetworkGateway};
+use crate::resource::{Binding, Connection, ConnectionType, PeeringState, VirtualNetwork, VirtualNetworkGateway};
 use crate::topology::Topology;
 use std::collections::{BTreeMap, VecDeque};
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::{AgentId, ResourceId};
+
+/// The connections that lead to a local network gateway, with their gateways, ordered by connection.
+pub(super) fn tunnels_of<'t>(
+    topology: &'t Topology,
+    site: &'t ResourceId,
+) -> impl Iterator<Item = (&'t Connection, &'t VirtualNetworkGateway)> + 't {
+    let all = topology.connections.values().filter(move |c| c.gateway2 == *site);
+    all.filter(|c| c.connection_type == ConnectionType::IPsec)
+        .filter_map(|c| Some((&**c, &**topology.gateways.get(&c.gateway1)?)))
+}
+
+/// The agents of a circuit's edges that are not revoked, the primary line first.
+pub(super) fn edges_of<'t>(topology: &'t Topology, circuit: &'t ResourceId) -> impl Iterator<Item = &'t AgentId> + 't {
+    let mut edges: Vec<_> = topology
+        .agents
+        .values()
+        .filter(|a| !a.revoked)
+        .filter_map(|a| match &a.binding {
+            Binding::Edge { circuit: c, link } if c == circuit => Some((*link, &a.id)),
+            _ => None,
+        })
+        .collect();
+    edges.sort();
+    edges.into_iter().map(|(_, agent)| agent)
+}
 
 /// The gateway of the type `kind` in a VNet (X7: there is at most one of each type). `None`: the VNet has none.
 pub(super) fn in_vnet<'t>(
@@ -348,7 +373,7 @@ pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Finding {
 /// Whether every agent of a gateway, except revoked ones, reports that `other` does not answer. False for a gateway
 /// without agents.
 pub(super) fn reported_down(facts: Facts<'_>, gateway: &ResourceId, other: &AgentId) -> bool {
-    let stands_for = |b: &crate::resource::Binding| matches!(b, crate::resource::Binding::Gateway { gateway: g, .. } if g == gateway);
+    let stands_for = |b: &Binding| matches!(b, Binding::Gateway { gateway: g, .. } if g == gateway);
     let agents = facts
         .topology
         .agents

@@ -2,8 +2,7 @@
 //! advertises the address.
 
 use super::finding::{Facts, Finding, gateway_agents};
-use super::from_site::{edges_of, tunnels_of};
-use super::gateways::{far_end, missing_flags, reported_down};
+use super::gateways::{edges_of, far_end, missing_flags, reported_down, tunnels_of};
 use super::no_route;
 use crate::lookup::{advertised_prefixes, half_towards, vnet_of};
 use crate::resource::{Connection, VirtualNetworkGateway};

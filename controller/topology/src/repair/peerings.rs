@@ -158,11 +158,37 @@ fn again(stopped: &Stopped<'_>, vnet: &VirtualNetwork, remote: &VirtualNetwork, 
         };
         return others.map(whole).collect();
     }
-    let put = RepairChange::put(format!("put the disconnected peering {name} again"), &half.id, body);
-    let whole = |other| Candidate {
-        changes: vec![put.clone(), other],
-    };
-    others.map(whole).collect()
+    // The same write can set flags too.
+    let flags = [ACCESS, FORWARDED].map(|flag| (flag.name, (flag.is_set)(half)));
+    let off: Vec<&str> = flags
+        .iter()
+        .filter(|(_, is_set)| !is_set)
+        .map(|(name, _)| *name)
+        .collect();
+    let mut sets: Vec<Vec<&str>> = vec![Vec::new()];
+    sets.extend(off.iter().map(|name| vec![*name]));
+    sets.extend((off.len() > 1).then(|| off.clone()));
+    let puts = sets.into_iter().map(|names| {
+        let mut body = body.clone();
+        for name in &names {
+            body["properties"][*name] = json!(true);
+        }
+        let with = match names.is_empty() {
+            true => String::new(),
+            false => format!(", with {}", names.join(" and ")),
+        };
+        RepairChange::put(
+            format!("put the disconnected peering {name} again{with}"),
+            &half.id,
+            body,
+        )
+    });
+    let others: Vec<RepairChange> = others.collect();
+    puts.flat_map(|put| others.iter().map(move |other| [put.clone(), other.clone()]))
+        .map(|changes| Candidate {
+            changes: changes.into(),
+        })
+        .collect()
 }
 
 /// Syncs the half with the present address space of the remote network (P27).
