@@ -2,14 +2,15 @@
 //!
 //! All lanes of an agent take their tokens from one bucket. A lane takes more tokens than a packet needs and keeps the
 //! rest, so that it changes the shared word once for several packets, and no lane waits for another. A packet for which
-//! there are no tokens is dropped: a queue would only add delay, because senders slow down at a loss as well.
+//! there are no tokens is dropped. If all packets of a device count for one bucket, the lane does not read the device
+//! while there are none (see [`Bucket::available_at`]), so that the kernel slows down the senders, and nothing is lost.
 //!
 //! In each interval of `t` seconds at most `rate × t + burst` bytes pass, over all lanes. A bucket holds a part of the
 //! burst; the rest is what lanes may have taken without having used it yet.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tombolo_proto::config::MAX_LANES;
 
 /// The burst of a bucket is what its rate passes in this time, in milliseconds. A TCP connection over a path with a
@@ -17,8 +18,12 @@ use tombolo_proto::config::MAX_LANES;
 /// uses this credit. A shorter time costs throughput, and a longer one lets short transfers exceed the rate.
 const BURST_MS: u64 = 50;
 
-/// Smallest burst, in bytes: a packet of a kernel with segmentation offload, which arrives as one burst.
-const MIN_BURST: u64 = 64 << 10;
+/// Smallest burst, in bytes. The part that lanes do not keep must suffice for a packet of a kernel with segmentation offload,
+/// which arrives as one burst.
+const MIN_BURST: u64 = 128 << 10;
+
+/// The length of such a packet at most, with the headers of all packets that it becomes.
+const MAX_SUPER_PACKET: u64 = 72 << 10;
 
 /// Most bytes that a lane takes from the shared bucket at once without need.
 const MAX_CHUNK: u64 = 64 << 10;
@@ -110,6 +115,17 @@ impl Bucket {
             return true;
         }
         self.refill_and_take(credit, len, now)
+    }
+
+    /// When there are tokens for a packet of any length. `None`: now.
+    #[must_use]
+    pub fn available_at(&self, now: Instant) -> Option<Instant> {
+        let began = *self.level.began.get_or_init(|| now);
+        let at = u64::try_from(now.saturating_duration_since(began).as_nanos()).unwrap_or(u64::MAX);
+        let cost = (MAX_SUPER_PACKET * NANOSECONDS).div_ceil(self.rate).min(self.depth);
+        let full_at = self.level.full_at.load(Ordering::Relaxed);
+        let until = full_at.max(at).saturating_add(cost).saturating_sub(self.depth);
+        (until > at).then(|| began + Duration::from_nanos(until))
     }
 
     fn refill_and_take(&self, credit: &mut Credit, len: u64, now: Instant) -> bool {

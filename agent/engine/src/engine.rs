@@ -363,6 +363,13 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         links.into_iter().chain(self.sweep_due).min()
     }
 
+    /// When the device of a NIC with a bandwidth may be read again (P32). `None`: now.
+    #[must_use]
+    pub fn reads_again_at(&self, nic: NicIndex) -> Option<Instant> {
+        let bucket = self.tables.as_ref()?.buckets.as_ref()?.of_nic(nic)?;
+        bucket.available_at(Instant::now())
+    }
+
     /// Removes and returns the oldest event of the links; `None` if there is none.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.links.poll_event()

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tombolo_engine::decide::Ingress;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
@@ -183,12 +183,13 @@ impl Worker {
         let mut tick = interval(TIMER_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let reads_again_at = self.reads_again_at();
             // The `select` only waits for the first source that has input; the loop below then reads all sources. The
             // TUN device is polled first, so that a single packet of the host is handled while the CPU's caches are
             // warm.
             tokio::select! {
                 biased;
-                read = self.tun.recv(), if !self.outbox.is_backpressured() => {
+                read = self.tun.recv(), if !self.outbox.is_backpressured() && reads_again_at.is_none() => {
                     let (nic, len) = read.context("TUN device")?;
                     let now = Instant::now();
                     self.handle_read(nic, len, now);
@@ -206,6 +207,7 @@ impl Worker {
                     None | Some(Command::Stop) => return Ok(()),
                     Some(command) => self.handle_command(command),
                 },
+                () = sleep_until(reads_again_at.unwrap_or_else(Instant::now).into()), if reads_again_at.is_some() => {}
                 _ = tick.tick() => {}
             }
             self.woken = true;
@@ -298,6 +300,15 @@ impl Worker {
         Ok(datagrams + reads + redirects > 0)
     }
 
+    /// When the lane reads its device again after the NIC has used its bandwidth (P32). `None`: now. A lane with several devices
+    /// waits for all of them together, so it reads them always, and the engine drops what is too much.
+    fn reads_again_at(&self) -> Option<Instant> {
+        match self.tun.count() {
+            1 => self.engine.reads_again_at(NicIndex::FIRST),
+            _ => None,
+        }
+    }
+
     /// Reads as much from one device as one turn may read, and handles it. Returns the number of reads.
     fn read_device(&mut self, nic: NicIndex, woken: &mut bool, now: Instant) -> Result<usize> {
         let mut reads = 0;
@@ -306,9 +317,9 @@ impl Worker {
         } else {
             MAX_PLAIN_READS
         };
-        // Backpressure: while the socket's send buffer is full, packets stay in the device's queue. The kernel then
-        // slows down the host's senders.
-        while reads < max_reads && !self.outbox.is_backpressured() {
+        // Backpressure: while the socket's send buffer is full, or the NIC has used its bandwidth, packets stay in the
+        // device's queue. The kernel then slows down the host's senders.
+        while reads < max_reads && !self.outbox.is_backpressured() && self.reads_again_at().is_none() {
             match self.tun.try_recv(nic) {
                 Ok(len) => {
                     self.handle_read(nic, len, now);

@@ -140,7 +140,7 @@ async fn flood(w: &World, from: &str, to: &str) -> Result<(usize, usize)> {
     Ok((sent, received.await?))
 }
 
-/// P32: a NIC sends at most its bandwidth, by TCP and by UDP, and gets as much as others send. The drops are counted.
+/// P32: a NIC sends at most its bandwidth, by TCP and by UDP, and gets as much as others send.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn p32_a_nic_sends_at_most_its_bandwidth() -> Result<()> {
     const RATE: f64 = 50.0;
@@ -164,10 +164,9 @@ async fn p32_a_nic_sends_at_most_its_bandwidth() -> Result<()> {
     let most = RATE / 8.0 * 1e6 * begin.elapsed().as_secs_f64() * 1.05;
     println!("UDP: {sent} bytes sent in a second, {arrived} arrived");
     ensure!((arrived as f64) < most, "{arrived} of {sent} bytes arrived");
-    // The machine may be so busy that the flood is none.
-    if sent as f64 > 2.0 * most {
-        ensure!(dropped(&w, "spoke-a-vm").await? > before, "the drops are counted");
-    }
+    // The packets wait in the kernel, which holds up the program that sends them.
+    ensure!((sent as f64) < 2.0 * most + 16e6, "{sent} bytes were accepted");
+    ensure!(dropped(&w, "spoke-a-vm").await? == before, "nothing was dropped");
     // What comes to the NIC is not limited.
     goodput(&w, "hub-vm", "spoke-a-vm").await?;
     ensure!(dropped(&w, "hub-vm").await? == 0, "another NIC has no limit");

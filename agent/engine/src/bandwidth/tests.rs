@@ -1,7 +1,7 @@
 //! Tests of token buckets. The clock is the tests'.
 #![allow(clippy::disallowed_methods, reason = "the clock is the test's")]
 
-use super::{Bucket, Credit};
+use super::{Bucket, Credit, MAX_SUPER_PACKET};
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -134,4 +134,30 @@ fn a_change_of_the_rate_continues_with_the_level() {
     }
     let expected = bytes(100, Duration::from_secs(1));
     assert!(passed.abs_diff(expected) * 50 <= expected, "{passed} of {expected}");
+}
+
+/// P32: a lane that reads its device only when the bucket has tokens for the longest packet drops nothing, and the rate is
+/// used.
+#[test]
+fn p32_a_lane_that_waits_for_tokens_drops_nothing() {
+    for rate in [1, 10, 50, 1000] {
+        let bucket = Bucket::new(rate);
+        let (begin, mut credit, mut passed) = (Instant::now(), Credit::default(), 0);
+        let mut now = begin;
+        while now < begin + Duration::from_secs(2) {
+            if let Some(at) = bucket.available_at(now) {
+                assert!(at > now, "{rate}");
+                now = at;
+                continue;
+            }
+            let len = usize::try_from(MAX_SUPER_PACKET).unwrap() - 7;
+            assert!(bucket.take(&mut credit, len, now), "{rate}: a packet is lost");
+            passed += len as u64;
+        }
+        let expected = bytes(rate, Duration::from_secs(2));
+        assert!(
+            passed >= expected && passed <= expected + bucket.burst() + MAX_SUPER_PACKET,
+            "{rate}: {passed} of {expected}"
+        );
+    }
 }

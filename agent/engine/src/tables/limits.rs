@@ -1,6 +1,6 @@
 //! The token buckets of an agent: one for each NIC with a bandwidth, or one for all tunnels of a gateway (P32, G5).
 
-use super::{LinkIndex, LinkPolicy, PeerRole, Tables};
+use super::{LinkIndex, LinkPolicy, NicIndex, PeerRole, Tables};
 use crate::bandwidth::Bucket;
 use crate::decide::Ingress;
 use crate::verdict::Verdict;
@@ -55,6 +55,12 @@ impl Buckets {
                 .map(|rate| continued(before.and_then(|before| before.tunnels.as_ref()), rate)),
         };
         (buckets.tunnels.is_some() || buckets.nics.iter().any(Option::is_some)).then_some(buckets)
+    }
+
+    /// The bucket of a NIC. `None`: the NIC has no bandwidth.
+    pub(crate) fn of_nic(&self, nic: NicIndex) -> Option<&Bucket> {
+        let of_nic = self.nics.get(nic.get())?.as_ref()?;
+        Some(&of_nic.bucket)
     }
 
     /// The bucket for which a packet counts that arrived at `ingress` and about which the engine has decided `verdict`.

@@ -142,22 +142,13 @@ fn answers<'a>(
     })
 }
 
-/// Restores a peering of which only one half is left (P14): puts that half again, and creates the other one. A half with
-/// `useRemoteGateways` cannot be put while the other one is missing (P20), so it is deleted first and created last.
+/// Restores a peering of which only one half is left (P14): puts that half again, and creates the other one. If the half has
+/// `useRemoteGateways`, it can also be deleted first and created last (P20).
 fn again(stopped: &Stopped<'_>, vnet: &VirtualNetwork, remote: &VirtualNetwork, half: &Peering) -> Vec<Candidate> {
     let name = format!("{} of {}", half.id.name(), vnet.envelope.id.name());
     let Some(body) = view(stopped.topology, &half.id) else {
         return Vec::new();
     };
-    let others = answers(vnet, remote, half);
-    if half.use_remote_gateways {
-        let delete = RepairChange::delete(format!("delete the disconnected peering {name}"), &half.id);
-        let create = RepairChange::put(format!("create the peering {name} again"), &half.id, body);
-        let whole = |other| Candidate {
-            changes: vec![delete.clone(), other, create.clone()],
-        };
-        return others.map(whole).collect();
-    }
     // The same write can set flags too.
     let flags = [ACCESS, FORWARDED].map(|flag| (flag.name, (flag.is_set)(half)));
     let off: Vec<&str> = flags
@@ -168,9 +159,9 @@ fn again(stopped: &Stopped<'_>, vnet: &VirtualNetwork, remote: &VirtualNetwork, 
     let mut sets: Vec<Vec<&str>> = vec![Vec::new()];
     sets.extend(off.iter().map(|name| vec![*name]));
     sets.extend((off.len() > 1).then(|| off.clone()));
-    let puts = sets.into_iter().map(|names| {
+    let put = |names: &Vec<&str>| {
         let mut body = body.clone();
-        for name in &names {
+        for name in names {
             body["properties"][*name] = json!(true);
         }
         let with = match names.is_empty() {
@@ -182,13 +173,21 @@ fn again(stopped: &Stopped<'_>, vnet: &VirtualNetwork, remote: &VirtualNetwork, 
             &half.id,
             body,
         )
-    });
-    let others: Vec<RepairChange> = others.collect();
-    puts.flat_map(|put| others.iter().map(move |other| [put.clone(), other.clone()]))
-        .map(|changes| Candidate {
-            changes: changes.into(),
-        })
-        .collect()
+    };
+    let delete = RepairChange::delete(format!("delete the disconnected peering {name}"), &half.id);
+    let create = RepairChange::put(format!("create the peering {name} again"), &half.id, body.clone());
+    let mut all = Vec::new();
+    for other in answers(vnet, remote, half) {
+        all.extend(sets.iter().map(|names| Candidate {
+            changes: vec![put(names), other.clone()],
+        }));
+        if half.use_remote_gateways {
+            all.push(Candidate {
+                changes: vec![delete.clone(), other, create.clone()],
+            });
+        }
+    }
+    all
 }
 
 /// Syncs the half with the present address space of the remote network (P27).

@@ -320,6 +320,7 @@ async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
                     "tunnelConnectionStatus",
                     "ingressBytesTransferred",
                     "egressBytesTransferred",
+                    "tunnelBandwidth",
                 ] {
                     properties.remove(live);
                 }
