@@ -164,9 +164,8 @@ async fn p32_a_nic_sends_at_most_its_bandwidth() -> Result<()> {
     let most = RATE / 8.0 * 1e6 * begin.elapsed().as_secs_f64() * 1.05;
     println!("UDP: {sent} bytes sent in a second, {arrived} arrived");
     ensure!((arrived as f64) < most, "{arrived} of {sent} bytes arrived");
-    // The packets wait in the kernel, which holds up the program that sends them.
-    ensure!((sent as f64) < 2.0 * most + 16e6, "{sent} bytes were accepted");
-    ensure!(dropped(&w, "spoke-a-vm").await? == before, "nothing was dropped");
+    // The packets wait in the kernel, and are lost there if the queue of the device is full.
+    ensure!(dropped(&w, "spoke-a-vm").await? == before, "the agent drops nothing");
     // What comes to the NIC is not limited.
     goodput(&w, "hub-vm", "spoke-a-vm").await?;
     ensure!(dropped(&w, "hub-vm").await? == 0, "another NIC has no limit");
