@@ -268,7 +268,8 @@ fn assertions_hold_for_all_pairs_or_fail_with_one() {
                     continue;
                 }
                 let traffic = reach.between(from, to);
-                let (all, any) = (0..=u16::MAX).step_by(997).fold((true, false), |(all, any), source| {
+                let sources = (0..=u16::MAX).step_by(997).chain(PORTS);
+                let (all, any) = sources.fold((true, false), |(all, any), source| {
                     let passes = traffic.is_some_and(|t| t.tcp.contains(source, port));
                     (all && passes, any || passes)
                 });

@@ -129,14 +129,6 @@ fn faults(topology: &Topology, rng: &mut StdRng) -> Vec<Fault> {
             let broken = with(topology, id, &place, Value::Null);
             add(format!("rule {number} of {id} has no pool"), broken, 1);
         }
-        if let Some(mut body) = view(topology, id) {
-            body["properties"]["loadBalancingRules"] = json!([]);
-            add(
-                format!("no rules in {id}"),
-                apply(topology, id.as_str(), Some(body), false),
-                1,
-            );
-        }
         for pool in &balancer.pools {
             let mut body = view(topology, &pool.id).unwrap_or_default();
             let addresses = body.pointer_mut("/properties/loadBalancerBackendAddresses");

@@ -12,7 +12,7 @@ pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
     let balancers = stopped.topology.load_balancers.values();
     match stopped.stop.reason.as_str() {
         "no_balancing_rule" => balancers
-            .filter_map(|balancer| with_rule(stopped, balancer))
+            .flat_map(|balancer| with_rule(stopped, balancer))
             .map(Candidate::from)
             .collect(),
         "no_back_end" => balancers
@@ -80,25 +80,38 @@ fn back_in<'a>(stopped: &'a Stopped<'_>, balancer: &'a LoadBalancer) -> impl Ite
 }
 
 /// Adds a load-balancing rule for the packet's port to the balancer, if it has the front end. The rule has the pool and the
-/// probe of another rule of this front end, or the first ones.
-fn with_rule(stopped: &Stopped<'_>, balancer: &LoadBalancer) -> Option<RepairChange> {
-    let front_end = balancer.front_ends.iter().find(|f| f.address == stopped.destination)?;
+/// probe of another rule of this front end. If there is none, each pool is tried, with the first probe.
+fn with_rule(stopped: &Stopped<'_>, balancer: &LoadBalancer) -> Vec<RepairChange> {
+    let Some(front_end) = balancer.front_ends.iter().find(|f| f.address == stopped.destination) else {
+        return Vec::new();
+    };
+    let like = balancer.rules.iter().find(|rule| rule.front_end == front_end.id);
+    let (pools, probe) = match like {
+        Some(rule) if !rule.pools.is_empty() => (rule.pools.iter().collect(), rule.probe.as_ref()),
+        _ => {
+            let pools: Vec<&ResourceId> = balancer.pools.iter().map(|pool| &pool.id).collect();
+            (pools, balancer.probes.first().map(|probe| &probe.id))
+        }
+    };
+    let rule = |pool: &&ResourceId| new_rule(stopped, balancer, &front_end.id, (*pool, probe));
+    pools.iter().filter_map(rule).collect()
+}
+
+fn new_rule(
+    stopped: &Stopped<'_>,
+    balancer: &LoadBalancer,
+    front_end: &ResourceId,
+    (pool, probe): (&ResourceId, Option<&ResourceId>),
+) -> Option<RepairChange> {
     let port = stopped.port?;
     let protocol = match stopped.explanation.protocol {
         Protocol::Tcp => "Tcp",
         Protocol::Udp => "Udp",
         Protocol::Icmp => return None,
     };
-    let like = balancer.rules.iter().find(|rule| rule.front_end == front_end.id);
-    let pool = like.and_then(|rule| rule.pools.first());
-    let pool = pool.or_else(|| balancer.pools.first().map(|pool| &pool.id))?;
-    let probe = match like {
-        Some(rule) => rule.probe.as_ref(),
-        None => balancer.probes.first().map(|probe| &probe.id),
-    };
     let name = format!("{}-{port}", protocol.to_ascii_lowercase());
     let mut properties = json!({
-        "frontendIPConfiguration": {"id": front_end.id}, "backendAddressPool": {"id": pool},
+        "frontendIPConfiguration": {"id": front_end}, "backendAddressPool": {"id": pool},
         "protocol": protocol, "frontendPort": port, "backendPort": port,
     });
     if let (Some(probe), Some(properties)) = (probe, properties.as_object_mut()) {
