@@ -235,7 +235,8 @@ mod tests {
                 settings,
             }
         };
-        let given: [(fn(&mut JoinSettings), &str); 6] = [
+        type Given = fn(&mut JoinSettings);
+        let given: [(Given, &str); 6] = [
             (|s| s.listen_port = Some(1), "--listen-port"),
             (|s| s.endpoints = vec!["192.0.2.1:1".parse().unwrap()], "--endpoint"),
             (|s| s.quic_port = Some(443), "--quic-port"),

@@ -207,7 +207,7 @@ impl Writer {
             Topology::from_documents(state.map(|kv| (kv.key.as_str(), kv.value.as_slice())))
         });
         let read = read.await.map_err(|error| failed(error.to_string()))?;
-        read.map_err(|why| failed(why.to_string()))
+        read.map_err(failed)
     }
 
     /// Completes the requests that were sent before, closes the store, and returns true when both are done. Returns

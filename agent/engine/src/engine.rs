@@ -363,11 +363,12 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         links.into_iter().chain(self.sweep_due).min()
     }
 
-    /// When the device of a NIC with a bandwidth may be read again (P32). `None`: now.
+    /// When the device of a NIC with a bandwidth may be read again (P32). `None`: now. The clock is read only if the NIC has
+    /// a bandwidth.
     #[must_use]
-    pub fn reads_again_at(&self, nic: NicIndex) -> Option<Instant> {
+    pub fn reads_again_at(&self, nic: NicIndex, now: impl FnOnce() -> Instant) -> Option<Instant> {
         let bucket = self.tables.as_ref()?.buckets.as_ref()?.of_nic(nic)?;
-        bucket.available_at(Instant::now())
+        bucket.available_at(now())
     }
 
     /// Removes and returns the oldest event of the links; `None` if there is none.

@@ -225,7 +225,7 @@ fn p32_new_tables_give_no_second_burst() {
     vm.install(&faster);
     assert_eq!(until_dropped(&mut vm, send), 0);
     // The bucket would be full 98 ms after its use. With the new rate, it holds the bytes of 37.5 ms.
-    vm.now += Duration::from_micros(61_650);
+    vm.now += Duration::from_micros(61_475);
     let passed = until_dropped(&mut vm, send);
     assert!((95_000..=100_000).contains(&passed), "{passed}");
     vm.install(&AgentConfig { limits: None, ..config });

@@ -304,7 +304,7 @@ impl Worker {
     /// waits for all of them together, so it reads them always, and the engine drops what is too much.
     fn reads_again_at(&self) -> Option<Instant> {
         match self.tun.count() {
-            1 => self.engine.reads_again_at(NicIndex::FIRST),
+            1 => self.engine.reads_again_at(NicIndex::FIRST, Instant::now),
             _ => None,
         }
     }

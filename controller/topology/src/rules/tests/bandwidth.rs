@@ -119,7 +119,7 @@ fn g5_x9_a_gateway_shows_its_bandwidth() {
         "publishedMbps": 650, "limitMbps": null, "lastMinuteBytes": null, "droppedPackets": null,
     });
     assert_eq!(body["properties"]["tunnelBandwidth"], unlimited);
-    let mut other = body.clone();
+    let mut other = body;
     other["properties"]["tunnelBandwidth"]["limitMbps"] = json!(7);
     assert_eq!(w.put(&gw(), other).unwrap()["properties"]["tunnelBandwidth"], unlimited);
 
