@@ -39,6 +39,12 @@ pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
             all.push(RepairChange::delete(text, &id).into());
         }
     }
+    // The reply begins where the packet arrives, and no hop of the packet names that subnet.
+    for address in [stopped.source, stopped.destination] {
+        let subnets = vnets_with(stopped.topology, address).flat_map(|vnet| &vnet.subnets);
+        let of_end = subnets.filter(|subnet| subnet.prefixes.iter().any(|prefix| prefix.contains(&address)));
+        tables.extend(of_end.filter_map(|subnet| subnet.route_table.clone()));
+    }
     for table in tables.iter().filter_map(|id| stopped.topology.route_tables.get(id)) {
         if table.disable_bgp_route_propagation {
             let id = &table.envelope.id;
