@@ -56,7 +56,7 @@ fn table(phase: &Phase) -> String {
     text
 }
 
-/// Runs the checks of [`super::site_view`], and prints their results. Returns whether everything was as expected.
+/// Runs the checks of [`super::site_view()`], and prints their results. Returns whether everything was as expected.
 ///
 /// # Errors
 /// As the check. Results until then have been printed.
