@@ -5,6 +5,8 @@ use super::stopped::{Candidate, Stopped, vnets_with};
 use crate::lookup::{half_towards, sync_level};
 use crate::resource::{Peering, PeeringState, VirtualNetwork};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
 pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
@@ -28,7 +30,7 @@ pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
             }
         }
     }
-    all.extend(between_ends(stopped));
+    all.extend(between(stopped));
     all
 }
 
@@ -94,12 +96,17 @@ fn half_id(vnet: &VirtualNetwork, remote: &VirtualNetwork) -> ResourceId {
     ResourceId::new(format!("{vnet}/virtualNetworkPeerings/to-{}", remote.name()))
 }
 
-/// Creates the half of `vnet` towards `remote`, with Azure's defaults. `None`: there is one.
-fn create(vnet: &VirtualNetwork, remote: &VirtualNetwork) -> Option<RepairChange> {
-    if half_towards(vnet, &remote.envelope.id).is_some() {
-        return None;
+/// Creates the half of `vnet` towards `remote`, with Azure's defaults, or with `allowForwardedTraffic`.
+fn create(vnet: &VirtualNetwork, remote: &VirtualNetwork, forwarded: bool) -> RepairChange {
+    let mut change = new_half(vnet, remote, &half_id(vnet, remote), |properties| {
+        if forwarded {
+            properties.insert("allowForwardedTraffic".into(), true.into());
+        }
+    });
+    if forwarded {
+        change.text = format!("{}, with {}", change.text, FORWARDED.name);
     }
-    Some(new_half(vnet, remote, &half_id(vnet, remote), |_| ()))
+    change
 }
 
 fn new_half(
@@ -199,16 +206,29 @@ fn synced(stopped: &Stopped<'_>, vnet: &VirtualNetwork, half: &Peering) -> Optio
     Some(change.into())
 }
 
-/// Peers the networks of the two ends.
-fn between_ends(stopped: &Stopped<'_>) -> Vec<Candidate> {
+/// Peers two networks that the packet would have to pass one after the other: those of the two ends, or one on the path with
+/// that of an appliance to which a route leads. Each half with and without `allowForwardedTraffic`.
+fn between(stopped: &Stopped<'_>) -> Vec<Candidate> {
+    let topology = stopped.topology;
+    let walks = [Some(&stopped.explanation.request), stopped.explanation.reply.as_ref()];
+    let hops = || walks.into_iter().flatten().flat_map(|walk| &walk.hops);
+    let appliances = hops()
+        .filter_map(|hop| hop.route.as_ref())
+        .flat_map(|route| &route.next_hop_ip_address);
+    let to: BTreeSet<IpAddr> = appliances.chain([&stopped.destination]).copied().collect();
+    let mut from: BTreeSet<&ResourceId> = hops().map(|hop| &hop.vnet).collect();
+    from.extend(vnets_with(topology, stopped.source).map(|vnet| &vnet.envelope.id));
     let mut all = Vec::new();
-    for one in vnets_with(stopped.topology, stopped.source) {
-        for other in vnets_with(stopped.topology, stopped.destination) {
-            if one.envelope.id != other.envelope.id
-                && let (Some(there), Some(back)) = (create(one, other), create(other, one))
-            {
+    for one in from.into_iter().filter_map(|id| topology.vnets.get(id)) {
+        for other in to.iter().flat_map(|address| vnets_with(topology, *address)) {
+            let ids = (&one.envelope.id, &other.envelope.id);
+            let is_free = half_towards(one, ids.1).is_none() && half_towards(other, ids.0).is_none();
+            if ids.0 == ids.1 || !is_free {
+                continue;
+            }
+            for (there, back) in [(false, false), (true, false), (false, true), (true, true)] {
                 all.push(Candidate {
-                    changes: vec![there, back],
+                    changes: vec![create(one, other, there), create(other, one, back)],
                 });
             }
         }
