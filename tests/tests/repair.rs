@@ -290,7 +290,8 @@ fn check(first: u64, wanted: u32, minimal: bool) {
                 continue;
             }
             let at = format!("TOMBOLO_SEED={seed}: {}: {question:?}", fault.what);
-            let answer = repair(&fault.broken, &reports, &question, &in_order).unwrap();
+            let answer =
+                repair(&fault.broken, &reports, &question, &in_order).expect("the question names ends that exist");
             let Some(best) = answer.repairs.first() else {
                 panic!("{at}: {}", answer.summary);
             };
