@@ -13,9 +13,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tombolo_proto::config::MAX_LANES;
 
-/// The burst of a bucket is what its rate passes in this time, in milliseconds. A TCP connection over a path with a
-/// round trip of this length fills the rate: while it repeats lost packets, the bucket fills, and the connection then
-/// uses this credit. A shorter time costs throughput, and a longer one lets short transfers exceed the rate.
+/// The burst of a bucket is what its rate passes in this time, in milliseconds. While a TCP connection repeats lost packets,
+/// the bucket fills, and the connection then uses this credit. A shorter time costs throughput, and a longer one lets short
+/// transfers exceed the rate.
 const BURST_MS: u64 = 50;
 
 /// Smallest burst, in bytes. The part that lanes do not keep must suffice for a packet of a kernel with segmentation offload,

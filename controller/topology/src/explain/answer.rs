@@ -76,8 +76,8 @@ pub struct Hop {
     /// passed no network interface with a security group (N5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<SecurityCheck>,
-    /// The limit of bandwidth to which the packet is subject at this agent (P32, G5). A packet beyond the limit is dropped;
-    /// a single packet is not. `None`: there is none.
+    /// The limit of bandwidth to which the packet is subject at this agent (P32, G5). A packet beyond the limit waits
+    /// or is dropped; a single packet passes. `None`: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<BandwidthLimit>,
     /// The decision in words.
