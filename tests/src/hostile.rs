@@ -129,7 +129,7 @@ impl Hostile {
             Err(e)
                 if matches!(
                     e.kind(),
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::ConnectionRefused
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted | ErrorKind::ConnectionRefused
                 ) =>
             {
                 return Ok(());

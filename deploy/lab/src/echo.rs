@@ -220,11 +220,14 @@ impl Datagrams {
             self.socket.send(&self.sent.to_be_bytes())?;
             self.sent += 1;
             let mut back = [0; 64];
-            loop {
+            let end = Instant::now() + ATTEMPT / 3;
+            while Instant::now() < end {
                 match self.socket.recv(&mut back) {
                     Ok(n) if (first..self.sent).any(|number| back[..n] == number.to_be_bytes()) => return Ok(true),
                     // An answer to an earlier call.
                     Ok(_) => {}
+                    // The kernel does not restart a receive call that has a timeout (signal(7)).
+                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
                     Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
                     Err(e) => return Err(e).context("exchanging datagrams"),
                 }
@@ -254,5 +257,46 @@ pub fn attempt(netns: &Path, to: std::net::IpAddr, port: Port) -> Result<Option<
             let mut datagrams = Datagrams::open(netns, SocketAddr::new(to, number))?;
             Ok(datagrams.exchange()?.then(|| start.elapsed()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::pthread::{pthread_kill, pthread_self};
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    use std::sync::mpsc;
+
+    extern "C" fn nothing(_: nix::libc::c_int) {}
+
+    /// A program that starts others gets a signal when one of them ends, and may wait for an answer at this moment.
+    #[test]
+    #[allow(
+        unsafe_code,
+        reason = "nix cannot know that the handler calls nothing that is unsafe in a handler"
+    )]
+    fn a_signal_does_not_end_an_exchange() -> Result<()> {
+        let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+        // SAFETY: the handler does nothing.
+        unsafe { sigaction(Signal::SIGUSR1, &action) }?;
+        let server = UdpSocket::bind("127.0.0.1:0")?;
+        let here = Path::new("/proc/self/ns/net");
+        let mut datagrams = Datagrams::open(here, server.local_addr()?)?;
+        let (thread, waiting) = mpsc::channel();
+        let exchange = std::thread::spawn(move || {
+            thread.send(pthread_self()).unwrap();
+            datagrams.exchange()
+        });
+        let waiting = waiting.recv()?;
+        let mut datagram = [0; 64];
+        let (n, from) = server.recv_from(&mut datagram)?;
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(10));
+            pthread_kill(waiting, Signal::SIGUSR1)?;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+        server.send_to(&datagram[..n], from)?;
+        assert!(exchange.join().unwrap()?);
+        Ok(())
     }
 }

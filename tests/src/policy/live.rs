@@ -393,7 +393,12 @@ fn exchange(netns: &Path, from: SocketAddr, to: SocketAddr, (limit, repeat): (Du
         match socket.recv(&mut back) {
             Ok(n) if back[..n] == *WORDS => return Ok(true),
             Ok(n) => bail!("the answer is {:?}", &back[..n]),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            // The kernel does not restart a receive call that has a timeout (signal(7)).
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(e) if is_unreachable(&e) => return Ok(false),
             Err(e) => return Err(e).context("receiving"),
         }
