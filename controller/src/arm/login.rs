@@ -15,6 +15,8 @@ enum OpenRequest<'a> {
     /// The OpenID configuration of an authority, i.e. of an issuer of login tokens. The first value has the segments of
     /// the authority's path in lower case. If the second one is true, the endpoints in the response contain `/v2.0`.
     OpenId(&'a [&'a str], bool),
+    /// The OpenID configuration of the tenant. Each name means the one tenant.
+    Tenant,
     /// The list of public keys for verifying tokens. It is empty, because tokens have a symmetric signature.
     Keys,
     /// A login with the client-credentials grant.
@@ -26,6 +28,8 @@ enum OpenRequest<'a> {
 fn open_request<'a>(method: &Method, path: &'a [&'a str]) -> Option<OpenRequest<'a>> {
     Some(match (method.as_str(), path) {
         ("GET", ["metadata", "endpoints"]) => OpenRequest::Metadata,
+        // `az login --tenant NAME` asks below the login endpoint, and takes the tenant's id from the issuer.
+        ("GET", ["adfs", _, "v2.0", ".well-known", "openid-configuration"]) => OpenRequest::Tenant,
         ("GET", [authority @ .., "v2.0", ".well-known", "openid-configuration"]) if authority.len() == 1 => {
             OpenRequest::OpenId(authority, true)
         }
@@ -54,6 +58,7 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     match open_request(&call.method, &path) {
         Some(OpenRequest::Metadata) => Ok(metadata(rest, call)),
         Some(OpenRequest::OpenId(authority, v2)) => Ok(openid(call, &authority.join("/"), v2)),
+        Some(OpenRequest::Tenant) => Ok(openid(call, &rest.auth.tenant.to_string(), true)),
         Some(OpenRequest::Keys) => Ok(ok(&json!({"keys": []}))),
         Some(OpenRequest::Token) => token(rest, call),
         None => Err(call.not_found()),

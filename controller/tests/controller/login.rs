@@ -21,6 +21,7 @@ async fn discovery_needs_no_token() {
         "/organizations/v2.0/.well-known/openid-configuration",
         "/common/v2.0/.well-known/openid-configuration",
         "/adfs/00000000-0000-0000-0000-000000000009/.well-known/openid-configuration",
+        "/adfs/contoso.example/v2.0/.well-known/openid-configuration",
     ] {
         let document = get(path).await;
         assert_eq!(document.status, 200, "{path}");
@@ -32,6 +33,9 @@ async fn discovery_needs_no_token() {
             "{path}"
         );
     }
+    let named = get("/adfs/contoso.example/v2.0/.well-known/openid-configuration").await;
+    let tenant = metadata.body["authentication"]["tenant"].as_str().unwrap();
+    assert_eq!(named.body["issuer"], format!("{base}/{tenant}"));
     for path in [
         "/subscriptions?api-version=2022-12-01",
         "/fabric/v1/agents",

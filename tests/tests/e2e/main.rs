@@ -5,6 +5,7 @@
 //! agents' tables and with live packets.
 
 mod appliance;
+mod azure_cli;
 mod bandwidth;
 mod connectivity_check;
 mod demo;
