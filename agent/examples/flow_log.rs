@@ -127,7 +127,7 @@ fn run(logged: bool, directory: &std::path::Path) -> (Duration, Duration) {
             let at = SystemTime::now();
             let log = flows.log();
             log.drain(|event| {
-                batch.add(&event, at, |number| log.rule(number));
+                batch.add(&event, at, |number| log.rule(number), |_| {});
             });
             if batch.bytes() >= 4 << 20 || (step + 1) % STEPS == 0 {
                 for written in batch.records(at) {

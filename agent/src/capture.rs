@@ -1,4 +1,4 @@
-//! Packet captures of an agent (D42). While a capture runs, each lane puts copies of its packets into a ring, and a thread
+//! Packet captures of an agent (D42), and the list of the tails of flow logs, which the controller asks for together. While a capture runs, each lane puts copies of its packets into a ring, and a thread
 //! of the capture writes them to a file or to the control stream. Without a capture there is no thread, and a lane has one
 //! comparison for each batch of packets.
 //!
@@ -14,6 +14,8 @@ pub mod tap;
 pub mod writer;
 
 use crate::config::CaptureSettings;
+use crate::flow_log::tail::{self, Tap as LogTap};
+use crate::live::{Shared, StreamData, StreamSender};
 use files::CaptureFiles;
 use pcapng::{Blocks, Interface};
 use std::collections::BTreeMap;
@@ -26,10 +28,12 @@ use tap::{Tap, TapSpec};
 use tokio::sync::{Notify, mpsc};
 use tombolo_proto::capture::{
     CaptureDelivery, CaptureError, CaptureLayer, CaptureReport, CaptureRequest, CaptureState, MAX_RUNNING,
+    STREAM_WINDOW,
 };
 use tombolo_proto::config::{AgentConfig, Role};
+use tombolo_proto::flow_tail::{self, TailRequest};
 use uuid::Uuid;
-use writer::{Output, Shared, StreamData, Worker};
+use writer::{Output, Worker};
 
 /// Room of the rings of one capture in bytes, shared by all lanes.
 const RINGS: usize = 4 << 20;
@@ -37,7 +41,10 @@ const RINGS: usize = 4 << 20;
 /// Smallest and largest ring of one lane in bytes. The smallest has room for a few packets of the greatest length.
 const RING: (usize, usize) = (256 << 10, 1 << 20);
 
-/// Number of messages of live captures that wait for the control stream.
+/// Wait for the controller to read a live capture.
+const STREAM_WAIT: Duration = Duration::from_millis(2);
+
+/// Number of messages of live captures and tails that wait for the control stream.
 const STREAM_QUEUE: usize = 8;
 
 /// Largest number of captures that the agent keeps in mind, those that have ended included.
@@ -53,9 +60,33 @@ pub struct CaptureHost<'a> {
     pub lanes: usize,
     /// Passes one tap to each lane. Returns false if a lane has ended.
     pub add_taps: &'a dyn Fn(Vec<Tap>) -> bool,
+    /// Passes a tap to the writer of the flow logs. Returns false if that is not possible.
+    pub add_log_tap: &'a dyn Fn(LogTap) -> bool,
 }
 
-/// The captures of an agent.
+/// What the controller asks for.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// A packet capture.
+    Capture(CaptureRequest),
+    /// The tail of flow logs.
+    Tail(TailRequest),
+}
+
+impl Wanted {
+    const fn is_tail(&self) -> bool {
+        matches!(self, Self::Tail(_))
+    }
+
+    fn is_stream(&self) -> bool {
+        match self {
+            Self::Capture(request) => request.delivery == CaptureDelivery::Stream,
+            Self::Tail(_) => true,
+        }
+    }
+}
+
+/// The captures of an agent, and its tails of flow logs.
 #[derive(Debug)]
 pub struct Captures {
     files: Arc<CaptureFiles>,
@@ -69,6 +100,7 @@ pub struct Captures {
 struct Capture {
     shared: Arc<Shared>,
     is_stream: bool,
+    is_tail: bool,
     /// Whether the controller has it in its list. If not, it is forgotten when its last report was taken.
     is_wanted: bool,
     thread: Option<JoinHandle<()>>,
@@ -99,7 +131,7 @@ impl Captures {
 
     /// Takes the list of the captures that should be made. Starts those that are new, and lets those end that are missing.
     /// Captures that have ended do not start again. A request that is an error is reported as failed.
-    pub fn set(&self, wanted: Vec<(Uuid, Result<CaptureRequest, String>)>, host: &CaptureHost<'_>) {
+    pub fn set(&self, wanted: Vec<(Uuid, Result<Wanted, String>)>, host: &CaptureHost<'_>) {
         let mut all = self.all();
         for (id, capture) in all.iter_mut() {
             capture.is_wanted = wanted.iter().any(|(wanted, _)| wanted == id);
@@ -115,20 +147,17 @@ impl Captures {
             if all.contains_key(&id) {
                 continue;
             }
-            let running = all
-                .values()
-                .filter(|c| c.is_wanted && !c.shared.report().is_final())
-                .count();
+            let is_tail = request.as_ref().is_ok_and(Wanted::is_tail);
+            let is_stream = request.as_ref().is_ok_and(Wanted::is_stream);
+            let of_kind = all.values().filter(|c| c.is_wanted && c.is_tail == is_tail);
+            let running = of_kind.filter(|c| !c.shared.report().is_final()).count();
             let shared = Arc::<Shared>::default();
-            let is_stream = request.as_ref().is_ok_and(|r| r.delivery == CaptureDelivery::Stream);
             let started = match request {
-                Ok(request) if running < MAX_RUNNING => self.start(id, &request, &shared, host),
-                Ok(_) => Err(Refusal(
-                    CaptureError::CaptureFailed,
-                    format!(
-                        "{MAX_RUNNING} captures run at this agent already, and no more are possible; stop one first"
-                    ),
-                )),
+                Ok(Wanted::Capture(request)) if running < MAX_RUNNING => self.start(id, &request, &shared, host),
+                Ok(Wanted::Tail(request)) if running < flow_tail::MAX_RUNNING => {
+                    self.start_tail(id, request, &shared, host)
+                }
+                Ok(wanted) => Err(Refusal(CaptureError::CaptureFailed, too_many(&wanted))),
                 Err(message) => Err(Refusal(CaptureError::CaptureFailed, message)),
             };
             let thread = match started {
@@ -147,6 +176,7 @@ impl Captures {
             let capture = Capture {
                 shared,
                 is_stream,
+                is_tail,
                 is_wanted: true,
                 thread,
             };
@@ -172,7 +202,7 @@ impl Captures {
         let (spec, interfaces) = spec(request, most, host).map_err(refused)?;
         let blocks = Blocks::new(&interfaces, most).map_err(|e| internal(format!("{e:#}")))?;
         let output = match request.delivery {
-            CaptureDelivery::Stream => Output::Stream(self.queue.clone()),
+            CaptureDelivery::Stream => Output::Stream(self.sender(id, shared, STREAM_WINDOW, STREAM_WAIT)),
             CaptureDelivery::File => {
                 let path = self.files.path(id, &request.name);
                 let file = self.files.create(&path).map_err(|e| match e.kind() {
@@ -218,6 +248,44 @@ impl Captures {
             .map_err(|e| internal(format!("starting the thread of the capture: {e}")))
     }
 
+    fn start_tail(
+        &self,
+        id: Uuid,
+        request: TailRequest,
+        shared: &Arc<Shared>,
+        host: &CaptureHost<'_>,
+    ) -> Result<JoinHandle<()>, Refusal> {
+        let internal = |message: String| Refusal(CaptureError::InternalError, message);
+        let check = request.check();
+        check.map_err(|message| Refusal(CaptureError::CaptureFailed, message))?;
+        let window = usize::try_from(request.window).unwrap_or(STREAM_WINDOW);
+        let (tap, records) = tail::tap(request.logs, shared.lost.clone());
+        let worker = tail::Worker {
+            stream: self.sender(id, shared, window, tail::IDLE_WAIT),
+            records,
+            changed: self.changed.clone(),
+        };
+        if !(host.add_log_tap)(tap) {
+            return Err(internal("the thread of the flow logs has not started".to_owned()));
+        }
+        tracing::info!(tail = %id, "tail of flow logs started");
+        std::thread::Builder::new()
+            .name("flow-log-tail".into())
+            .spawn(move || worker.run())
+            .map_err(|e| internal(format!("starting the thread of the tail: {e}")))
+    }
+
+    fn sender(&self, id: Uuid, shared: &Arc<Shared>, window: usize, wait: Duration) -> StreamSender {
+        StreamSender {
+            id,
+            shared: shared.clone(),
+            queue: self.queue.clone(),
+            window,
+            wait,
+            sent: 0,
+        }
+    }
+
     /// Notes how many bytes of a live capture the controller has passed on.
     pub fn read(&self, id: Uuid, bytes: u64) {
         if let Some(capture) = self.all().get(&id) {
@@ -249,7 +317,7 @@ impl Captures {
         self.data.lock().await.recv().await
     }
 
-    /// Lets all live captures end, because nobody can receive them any more.
+    /// Lets all live captures and tails end, because nobody can receive them any more.
     pub fn stop_streams(&self) {
         let all = self.all();
         all.values().filter(|c| c.is_stream).for_each(|c| c.shared.abandon());
@@ -264,6 +332,14 @@ impl Captures {
             let _ = thread.join();
         }
     }
+}
+
+fn too_many(wanted: &Wanted) -> String {
+    let (most, what) = match wanted {
+        Wanted::Capture(_) => (MAX_RUNNING, "captures"),
+        Wanted::Tail(_) => (flow_tail::MAX_RUNNING, "tails of flow logs"),
+    };
+    format!("{most} {what} run at this agent already, and no more are possible; stop one first")
 }
 
 /// What is captured, and the interfaces of the file.

@@ -10,8 +10,8 @@
 //! Forwarding never depends on the control stream (D21).
 
 use crate::agent::Agent;
-use crate::capture::writer::StreamData;
 use crate::config::Config;
+use crate::live::StreamData;
 use crate::probe::answer::{MAX_PROBES, Probes};
 use crate::state::StateDir;
 use crate::uplink::{Backoff, MAX_MESSAGE, Uplink};

@@ -1,11 +1,13 @@
 //! Writes the flow logs of an agent to disk (N14, D38): a thread takes the events of all lanes, and appends one record a
 //! minute for each log and NIC. Without a flow log there is no thread.
 //!
-//! * `batch`: the events of one batch. `record`: Azure's layouts and names. `files`: the files.
+//! * `batch`: the events of one batch. `record`: Azure's layouts and names. `files`: the files. `tail`: live streams of the
+//!   same tuples.
 
 pub mod batch;
 pub mod files;
 pub mod record;
+pub mod tail;
 
 use crate::config::FlowLogSettings;
 use anyhow::{Context, Result};
@@ -19,6 +21,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tail::{Tap, Taps};
 use tombolo_engine::security::{FlowEvent, Flows};
 use tombolo_proto::config::{AgentConfig, FlowLogs};
 
@@ -63,6 +66,8 @@ struct Counters {
 enum Command {
     /// The logs of a new configuration. `None`: there is none.
     SetLogs(Option<Arc<FlowLogs>>),
+    /// Copy tuples into a tail.
+    Tail(Tap),
     /// Write everything, and end.
     Stop,
 }
@@ -100,12 +105,25 @@ impl FlowLogWriter {
         if logs.is_none() && thread.is_none() {
             return Ok(());
         }
+        self.send(&mut thread, Command::SetLogs(logs.map(Arc::new)))
+    }
+
+    /// Copies the tuples of the tap's logs into the tap from now on, until its other end is dropped. Returns at once.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn tail(&self, tap: Tap) -> Result<()> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        self.send(&mut thread, Command::Tail(tap))
+    }
+
+    fn send(&self, thread: &mut Option<(Sender<Command>, JoinHandle<()>)>, command: Command) -> Result<()> {
         let sender = match &*thread {
             Some((sender, _)) => sender,
             None => &thread.insert(self.start()?).0,
         };
         // The thread ends only with `stop`.
-        let _ = sender.send(Command::SetLogs(logs.map(Arc::new)));
+        let _ = sender.send(command);
         Ok(())
     }
 
@@ -121,6 +139,7 @@ impl FlowLogWriter {
             early: VecDeque::new(),
             files: None,
             has_failed: false,
+            taps: Taps::default(),
         };
         let thread = std::thread::Builder::new()
             .name("flow-log".into())
@@ -168,6 +187,7 @@ struct Worker {
     files: Option<LogFiles>,
     /// Whether the last batch could not be written, so that the reason is not logged again.
     has_failed: bool,
+    taps: Taps,
 }
 
 impl Worker {
@@ -182,6 +202,7 @@ impl Worker {
             self.drain();
             match command {
                 Ok(Command::SetLogs(logs)) => self.set_logs(logs),
+                Ok(Command::Tail(tap)) => self.taps.add(tap),
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.log_all();
                     return self.write(SystemTime::now());
@@ -213,9 +234,12 @@ impl Worker {
 
     /// Adds an event to the batch. Returns false if its network interface has no log.
     fn add(&mut self, event: &FlowEvent, clock: &Clock) -> bool {
-        let log = self.flows.log();
-        let batch = self.batch.as_mut();
-        batch.is_some_and(|(_, batch)| batch.add(event, clock.time(event), |number| log.rule(number)))
+        let (log, taps) = (self.flows.log(), &mut self.taps);
+        let Some((_, batch)) = &mut self.batch else {
+            return false;
+        };
+        let rule = |number| log.rule(number);
+        batch.add(event, clock.time(event), rule, |added| taps.offer(added))
     }
 
     /// The end of the present batch: a multiple of the interval since 1970. A batch has two hours only if the interval is no
@@ -228,6 +252,7 @@ impl Worker {
 
     /// Takes the events of all lanes. Those of network interfaces without a log wait for the next configuration.
     fn drain(&mut self) {
+        self.taps.remove_abandoned();
         let clock = Clock::now();
         let flows = self.flows.clone();
         flows.log().drain(|event| {

@@ -12,7 +12,7 @@
 //!   and certificates. [`site_probe`]: the agent of a host in a site, which only sends probes.
 //! * [`state`], [`config`], [`persist`], [`flow_file`], [`meter`]: files. [`claim`]: exclusive use of a device's name and of
 //!   routing tables. [`host`]: the host's sysctl for ICMP redirects. `switches`: the sysctls of the agent's devices.
-//! * [`flow_log`]: writes flow logs. [`capture`]: packet captures.
+//! * [`flow_log`]: writes flow logs. [`capture`]: packet captures. [`live`]: the streams of both to the controller.
 //! * [`health`]: health probes of the back ends of load balancers.
 //! * [`admin`], [`status_text`], [`metrics`], [`probe`]: status, metrics, ping and traceroute.
 
@@ -36,6 +36,7 @@ pub mod join;
 pub mod lane;
 pub mod lanes;
 mod last_minute;
+pub mod live;
 pub mod log_limit;
 pub mod meter;
 pub mod metrics;

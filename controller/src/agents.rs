@@ -4,11 +4,14 @@
 //! After a restart of the controller, each agent sends its configuration's digest again in its Hello, and its report
 //! again as a Status message.
 //!
-//! * [`capture`]: packet captures, and `listed`: one of them. [`probe`]: the probes that agents send.
+//! * [`capture`]: packet captures. [`tail`]: tails of flow logs. `listed`: one of both. [`live`]: their bytes. [`probe`]: the
+//!   probes that agents send.
 
 pub mod capture;
 mod listed;
+pub mod live;
 pub mod probe;
+pub mod tail;
 
 use crate::compiled::Compiled;
 use crate::writer::Published;
@@ -116,7 +119,7 @@ struct Entry {
     has_reported: bool,
     /// Callers that wait for the results of probes, by id.
     probes: BTreeMap<u64, oneshot::Sender<ProbeReport>>,
-    /// The packet captures of the agent.
+    /// The packet captures of the agent, and its tails of flow logs.
     captures: BTreeMap<Uuid, listed::Listed>,
 }
 
@@ -191,7 +194,7 @@ impl Agents {
             entry.rejected = None;
             // These probes were requested over the older stream, so their reports will not arrive.
             entry.probes.clear();
-            entry.end_live_captures();
+            entry.end_live_streams();
         });
         Stream {
             agent: agent.clone(),
@@ -209,7 +212,7 @@ impl Agents {
         self.update_by(stream, |entry| {
             entry.connection = None;
             entry.probes.clear();
-            entry.end_live_captures();
+            entry.end_live_streams();
         });
         self.forget_deleted();
     }
@@ -223,7 +226,7 @@ impl Agents {
             // Dropping the connection completes [`Stream::superseded`].
             entry.connection = None;
             entry.probes.clear();
-            entry.end_live_captures();
+            entry.end_live_streams();
         });
     }
 

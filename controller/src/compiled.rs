@@ -27,6 +27,8 @@ pub struct Config {
     /// The back ends that the configuration names and that are probed: the probe, the back end's address and the agent
     /// that owns the back end (L6). Ordered, without duplicates.
     pub probed: Vec<(ResourceId, IpAddr, AgentId)>,
+    /// The flow logs that the agent writes, ordered by id.
+    pub flow_logs: Vec<ResourceId>,
 }
 
 /// A configuration for an agent that does not understand the one that was compiled for it
@@ -72,6 +74,7 @@ impl Config {
             needs,
             lesser,
             probed: probed(config),
+            flow_logs: flow_logs(config),
         }
     }
 
@@ -135,6 +138,15 @@ pub struct Compiled {
 fn probed(config: &AgentConfig) -> Vec<(ResourceId, IpAddr, AgentId)> {
     let all = config.probed_back_ends().into_iter();
     all.map(|b| (b.probe.id.clone(), b.address, b.owner.clone())).collect()
+}
+
+/// The flow logs that a configuration has; see [`Config::flow_logs`].
+fn flow_logs(config: &AgentConfig) -> Vec<ResourceId> {
+    let logs = config
+        .security
+        .as_ref()
+        .and_then(|security| security.flow_logs.as_ref());
+    logs.map_or_else(Vec::new, |logs| logs.logs.iter().map(|log| log.id.clone()).collect())
 }
 
 /// Compiles one state. If the configuration of an agent is equal to its configuration in `before`, the result has the

@@ -5,6 +5,7 @@
 //! * `assertions`: what every change must leave true.
 //! * `agents`: agents, their configurations and progress.
 //! * `capture`: live captures of packets, and the states of those that are resources.
+//! * `flow_log`: the records of flow logs while agents make them.
 //! * `device`: the configuration of a site's VPN device.
 //! * `diagnosis`: explain, probe, check and connection monitors.
 //! * `operation`: health, metrics, settings, API tokens, backup.
@@ -17,6 +18,7 @@ mod assertions;
 mod capture;
 mod device;
 mod diagnosis;
+mod flow_log;
 mod join;
 mod operation;
 mod packages;
@@ -55,6 +57,7 @@ pub(crate) fn guarded() -> Router<Arc<Rest>> {
         .route("/fabric/v1/check", post(diagnosis::check))
         .route("/fabric/v1/capture", post(capture::live))
         .route("/fabric/v1/captures", get(capture::list))
+        .route("/fabric/v1/flow-logs/tail", post(flow_log::tail))
         .route("/fabric/v1/monitors", get(diagnosis::monitors))
         .route("/fabric/v1/reach", post(reach::reach))
         .route("/fabric/v1/reach/diff", post(reach::diff))

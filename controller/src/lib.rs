@@ -11,7 +11,7 @@
 //!   `auth` checks the tokens of the REST interface. [`peer`] describes the client of a request.
 //! * **REST.** [`rest`] has the router, request bodies and errors. `arm` is Azure Resource Manager's dialect, with the
 //!   history of `deployments`. `fabric` is the API for objects that ARM does not have. `connectivity` checks connections
-//!   with live probes, for both, and `monitors` repeats such checks. `captures` keeps packet captures. [`packages`] holds the packages for new machines.
+//!   with live probes, for both, and `monitors` repeats such checks. `captures` keeps packet captures, and `flow_tail` follows flow logs. [`packages`] holds the packages for new machines.
 //! * **Process.** [`app`] assembles the parts, [`metrics`] exports figures, and [`health`] checks a running controller.
 
 pub mod activity;
@@ -33,6 +33,7 @@ pub mod descriptors;
 mod endpoints;
 mod excerpt;
 mod fabric;
+mod flow_tail;
 pub mod grpc;
 pub mod health;
 pub mod http;

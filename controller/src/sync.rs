@@ -47,6 +47,9 @@ pub(crate) struct Session<'a> {
 /// each, has some 10,000.
 const MAX_REPORT: usize = 64 << 10;
 
+/// The packet captures and tails of an agent.
+type CaptureList = BTreeMap<Uuid, control_stream::Capture>;
+
 /// The status for a client that may not act as `agent`, with the reason as text.
 pub(crate) fn permission_denied(agent: &AgentId, close: Close) -> Status {
     Status::permission_denied(close.reason(agent))
@@ -222,8 +225,8 @@ impl Session<'_> {
             .await
     }
 
-    /// Sends the agent the list of its packet captures, if it has changed since the last call over this stream (D42).
-    async fn send_captures(&self, stream: &Stream, last: &mut BTreeMap<Uuid, Vec<u8>>) -> Result<(), Status> {
+    /// Sends the agent the list of its packet captures and tails, if it has changed since the last call over this stream (D42).
+    async fn send_captures(&self, stream: &Stream, last: &mut CaptureList) -> Result<(), Status> {
         let wanted = self.agents.captures_of(&stream.agent);
         if !stream.features.contains(&Feature::PacketCapture) || wanted == *last {
             return Ok(());
@@ -232,13 +235,9 @@ impl Session<'_> {
         self.send_capture_list(last).await
     }
 
-    async fn send_capture_list(&self, list: &BTreeMap<Uuid, Vec<u8>>) -> Result<(), Status> {
-        let capture = |(id, request): (&Uuid, &Vec<u8>)| control_stream::Capture {
-            id: id.to_string(),
-            request: request.clone(),
-        };
+    async fn send_capture_list(&self, list: &CaptureList) -> Result<(), Status> {
         let message = controller_message::Message::Captures(control_stream::Captures {
-            captures: list.iter().map(capture).collect(),
+            captures: list.values().cloned().collect(),
         });
         self.send(control_stream::ControllerMessage { message: Some(message) })
             .await
@@ -332,7 +331,7 @@ impl Session<'_> {
                 let id = Uuid::try_parse(&reported.id).map_err(|e| Status::invalid_argument(e.to_string()))?;
                 return Ok(!self.agents.take_capture_report(stream, id, report));
             }
-            Some(agent_message::Message::CaptureData(data)) => self.agents.take_capture_data(stream, data),
+            Some(agent_message::Message::CaptureData(data)) => self.agents.take_stream_data(stream, data),
             Some(agent_message::Message::Hello(_)) => {
                 return Err(Status::invalid_argument(
                     "Hello must be the first message and must not be repeated",

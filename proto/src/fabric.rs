@@ -9,6 +9,7 @@ mod agent;
 mod capture;
 mod device;
 mod diagnosis;
+mod flow_log;
 mod monitor;
 mod reach;
 mod token;
@@ -18,6 +19,7 @@ pub use agent::{AgentRevision, AgentView, Rejected, Revisions, Waited};
 pub use capture::{CaptureFilterText, LiveCapture};
 pub use device::{DeviceBgp, DeviceConfig, DeviceRequest, DeviceTunnel};
 pub use diagnosis::{CheckRequest, ExplainRequest, Probe, ProbeAnswer, Protocol};
+pub use flow_log::{FlowLogTail, TailLine, TailState};
 pub use monitor::{MonitorOutcome, MonitorResult, MonitorTestView, MonitorView};
 pub use reach::{
     AssertedTraffic, Assertion, MAX_ASSERTIONS, MAX_PROPOSED_CHANGES, ProposedChange, ReachDiffRequest, ReachRequest,

@@ -7,6 +7,7 @@
 //! * [`control_stream`] (feature `grpc`): generated messages of the control stream.
 //! * [`exposition`]: the text format of metrics.
 //! * [`fabric`]: requests and responses of the fabric API.
+//! * [`flow_tail`]: tails of flow logs.
 //! * [`id`]: names, keys and secrets.
 //! * [`installed`]: the tables and kernel routes that an agent uses now.
 //! * [`net`]: arithmetic of prefixes.
@@ -23,6 +24,7 @@ pub mod control_stream;
 pub mod delta;
 pub mod exposition;
 pub mod fabric;
+pub mod flow_tail;
 pub mod id;
 pub mod installed;
 pub mod net;

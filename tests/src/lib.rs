@@ -14,7 +14,8 @@
 //! * [`controller`] runs a real controller process.
 //! * [`hostile`] is a joined agent that attacks its peers.
 //! * [`stock_client`] prepares the environment of Azure's own clients.
-//! * [`live`] runs a lab of real processes in network namespaces, and asserts its behaviour.
+//! * [`live`] runs a lab of real processes in network namespaces, and asserts its behaviour. [`program`] runs the command
+//!   line there while a test goes on.
 
 pub mod arm;
 pub mod binary;
@@ -28,6 +29,7 @@ pub mod model;
 pub mod operation;
 pub mod policy;
 pub mod product;
+pub mod program;
 pub mod simulation;
 pub mod stock_client;
 pub mod world;

@@ -1,9 +1,8 @@
-//! The packet captures that the controller asks for (D42).
+//! The packet captures and tails of flow logs that the controller asks for (D38, D42).
 
 use super::Agent;
-use crate::capture::{CaptureHost, Captures};
+use crate::capture::{CaptureHost, Captures, Wanted};
 use crate::tun::device_name;
-use tombolo_proto::capture::CaptureRequest;
 use tombolo_proto::control_stream;
 use uuid::Uuid;
 
@@ -14,7 +13,7 @@ impl Agent {
         &self.captures
     }
 
-    /// Takes the list of the captures that should be made. Entries without a valid id are ignored; those with a malformed
+    /// Takes the list of the captures and tails that should be made. Entries without a valid id are ignored; those with a malformed
     /// request are reported as failed.
     pub fn set_captures(&self, wanted: &control_stream::Captures) {
         let read = |capture: &control_stream::Capture| {
@@ -22,8 +21,11 @@ impl Agent {
                 tracing::warn!(id = capture.id, "capture ignored: its id is no UUID");
                 return None;
             };
-            let request: Result<CaptureRequest, _> = serde_json::from_slice(&capture.request);
-            Some((id, request.map_err(|e| format!("malformed capture: {e}"))))
+            let request = match capture.tail.is_empty() {
+                true => serde_json::from_slice(&capture.request).map(Wanted::Capture),
+                false => serde_json::from_slice(&capture.tail).map(Wanted::Tail),
+            };
+            Some((id, request.map_err(|e| format!("malformed request: {e}"))))
         };
         let wanted = wanted.captures.iter().filter_map(read).collect();
         let running = self.running();
@@ -32,6 +34,7 @@ impl Agent {
             device: &|number| device_name(&self.config.interface, number),
             lanes: self.lanes.count(),
             add_taps: &|taps| self.lanes.capture(taps).is_ok(),
+            add_log_tap: &|tap| self.flow_log.tail(tap).is_ok(),
         };
         self.captures.set(wanted, &host);
     }

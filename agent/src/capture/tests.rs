@@ -59,6 +59,7 @@ struct World {
     folder: tempfile::TempDir,
     captures: Captures,
     taps: RefCell<Taps>,
+    log_taps: RefCell<Vec<LogTap>>,
     config: AgentConfig,
 }
 
@@ -73,11 +74,17 @@ impl World {
             folder,
             captures,
             taps: RefCell::new(taps),
+            log_taps: RefCell::default(),
             config,
         }
     }
 
     fn set(&self, wanted: Vec<(Uuid, CaptureRequest)>) {
+        let wanted = wanted.into_iter().map(|(id, request)| (id, Wanted::Capture(request)));
+        self.set_all(wanted.collect());
+    }
+
+    fn set_all(&self, wanted: Vec<(Uuid, Wanted)>) {
         let add_taps = |taps: Vec<Tap>| {
             taps.into_iter().for_each(|tap| self.taps.borrow_mut().add(tap));
             true
@@ -87,6 +94,10 @@ impl World {
             device: &|number| format!("tm{number}"),
             lanes: 1,
             add_taps: &add_taps,
+            add_log_tap: &|tap| {
+                self.log_taps.borrow_mut().push(tap);
+                true
+            },
         };
         let wanted = wanted.into_iter().map(|(id, request)| (id, Ok(request))).collect();
         self.captures.set(wanted, &host);
@@ -360,4 +371,50 @@ fn a_live_capture_ends_with_the_control_stream() {
     let begin = Instant::now();
     assert_eq!(world.ended(id).stop_reason, Some(CaptureStop::Stopped));
     assert!(begin.elapsed() < Duration::from_secs(10));
+}
+
+/// D38: an agent follows four tails at a time, beside its captures, and refuses requests that are out of range. A tail ends when
+/// the controller does not list it any more.
+#[test]
+fn d38_an_agent_follows_four_tails_at_a_time() {
+    let world = World::new();
+    let tail = |window| {
+        Wanted::Tail(TailRequest {
+            logs: Vec::new(),
+            window,
+        })
+    };
+    let capture = || Wanted::Capture(request(CaptureDelivery::File));
+    let mut wanted: Vec<_> = (0..4).map(|_| (Uuid::new_v4(), capture())).collect();
+    let bad = Uuid::new_v4();
+    wanted.push((bad, tail(1)));
+    let tails: Vec<Uuid> = (0..5).map(|_| Uuid::new_v4()).collect();
+    wanted.extend(tails.iter().map(|id| (*id, tail(8192))));
+    world.set_all(wanted.clone());
+    let failed = |id| {
+        let report = world.ended(id);
+        assert_eq!(report.error, Some(CaptureError::CaptureFailed), "{report:?}");
+        report.message.unwrap()
+    };
+    assert!(failed(bad).starts_with("window: 1 "), "{}", failed(bad));
+    assert!(
+        failed(tails[4]).starts_with("4 tails of flow logs run"),
+        "{}",
+        failed(tails[4])
+    );
+    assert_eq!(world.log_taps.borrow().len(), 4);
+    wanted.retain(|(id, _)| !tails[..2].contains(id));
+    world.set_all(wanted.clone());
+    for id in &tails[..2] {
+        assert_eq!(world.ended(*id).stop_reason, Some(CaptureStop::Stopped));
+    }
+    let more = Uuid::new_v4();
+    wanted.push((more, tail(8192)));
+    world.set_all(wanted);
+    assert!(!world.captures.all()[&more].shared.report().is_final());
+    world.captures.stop_streams();
+    assert_eq!(world.ended(more).stop_reason, Some(CaptureStop::Stopped));
+    let reports = world.captures.take_reports();
+    let running = reports.iter().filter(|(_, report)| !report.is_final()).count();
+    assert_eq!(running, 4, "captures into files go on");
 }

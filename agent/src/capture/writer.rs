@@ -3,25 +3,20 @@
 use super::files::CaptureFiles;
 use super::pcapng::Blocks;
 use super::ring::RingReader;
+use crate::live::{Shared, StreamSender};
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::{Notify, mpsc};
-use tombolo_proto::capture::{CaptureError, CaptureReport, CaptureState, CaptureStop, STREAM_CHUNK, STREAM_WINDOW};
+use tokio::sync::Notify;
+use tombolo_proto::capture::{CaptureError, CaptureReport, CaptureState, CaptureStop};
 use uuid::Uuid;
 
 /// Wait of the thread while the rings are empty. A lane at 1 Gbit/s fills its ring in 8 ms.
 const IDLE_WAIT: Duration = Duration::from_millis(4);
-
-/// Wait for the controller to read a live capture.
-const STREAM_WAIT: Duration = Duration::from_millis(2);
-
-/// Time that a live capture has after its end to send the packets that it has.
-const STREAM_GRACE: Duration = Duration::from_secs(2);
 
 /// Largest number of packets that are taken from one ring before the next ring.
 const MAX_TURN: usize = 1024;
@@ -35,82 +30,12 @@ const ROOM: u64 = 1 << 20;
 /// Time between two reports of a capture in progress.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Bytes of a live capture for the controller.
-#[derive(Debug, PartialEq, Eq)]
-pub struct StreamData {
-    /// The capture.
-    pub id: Uuid,
-    /// The next bytes.
-    pub data: Vec<u8>,
-    /// Whether no more bytes follow.
-    pub end: bool,
-}
-
-/// What the thread of a capture shares with the rest of the agent.
-#[derive(Debug, Default)]
-pub struct Shared {
-    stop: AtomicBool,
-    /// Whether nobody can take the bytes of a stream any more.
-    is_abandoned: AtomicBool,
-    /// Number of bytes of the stream that the controller has passed on.
-    read: AtomicU64,
-    /// Number of copies that found no room in the rings.
-    pub(super) lost: Arc<AtomicU64>,
-    report: Mutex<CaptureReport>,
-    /// Whether the report has changed since it was taken.
-    is_new: AtomicBool,
-}
-
-impl Shared {
-    /// Lets the capture end soon.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
-    /// Lets a live capture end at once, without the packets that it has.
-    pub fn abandon(&self) {
-        self.is_abandoned.store(true, Ordering::Relaxed);
-        self.stop();
-    }
-
-    /// Whether the capture has ended, and its last report was taken.
-    pub fn is_over(&self) -> bool {
-        self.report().is_final() && !self.is_new.load(Ordering::Acquire)
-    }
-
-    /// Notes how many bytes of the stream the controller has passed on in all.
-    pub fn read(&self, bytes: u64) {
-        self.read.fetch_max(bytes, Ordering::Relaxed);
-    }
-
-    /// Replaces the report.
-    pub fn set(&self, report: CaptureReport) {
-        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
-        self.is_new.store(true, Ordering::Release);
-    }
-
-    /// Lets [`take`](Self::take) return the report, also if it has not changed.
-    pub fn renew(&self) {
-        self.is_new.store(true, Ordering::Release);
-    }
-
-    /// The report, if it has changed since the last call.
-    pub fn take(&self) -> Option<CaptureReport> {
-        self.is_new.swap(false, Ordering::Acquire).then(|| self.report())
-    }
-
-    /// The present report.
-    pub fn report(&self) -> CaptureReport {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 /// Where the packets go.
 pub enum Output {
     /// A file, which the directory has as open.
     File(Arc<CaptureFiles>, PathBuf, File),
-    /// The queue to the control stream.
-    Stream(mpsc::Sender<StreamData>),
+    /// The control stream.
+    Stream(StreamSender),
 }
 
 /// The state of the thread.
@@ -181,10 +106,10 @@ impl Worker {
                 progress.report.message = Some(format!("{e:#}"));
             }
         }
-        match &self.output {
+        match &mut self.output {
             Output::File(files, path, _) => files.close(path),
-            Output::Stream(_) => {
-                self.send(Vec::new(), true, &mut progress);
+            Output::Stream(stream) => {
+                stream.send_end(Some(progress.end));
             }
         }
         tracing::info!(
@@ -210,7 +135,7 @@ impl Worker {
         let mut packet = Vec::new();
         let mut report_at = Instant::now() + REPORT_INTERVAL;
         let reason = loop {
-            let (is_stopped, now) = (self.shared.stop.load(Ordering::Relaxed), Instant::now());
+            let (is_stopped, now) = (self.shared.is_stopped(), Instant::now());
             let turn = self.turn(&mut packet, progress)?;
             if turn != Turn::Busy || self.blocks.len() >= FLUSH_LENGTH {
                 self.flush(progress)?;
@@ -276,51 +201,14 @@ impl Worker {
                 file.write_all(&bytes)
                     .with_context(|| format!("writing {}", path.display()))?;
             }
-            Output::Stream(_) => {
-                if !self.send(bytes, false, progress) {
+            // While this waits, the rings fill, and the lanes count what they lose.
+            Output::Stream(stream) => {
+                if !stream.send(&bytes, Some(progress.end)) {
                     return Ok(());
                 }
             }
         }
         progress.report.bytes += length;
         Ok(())
-    }
-
-    /// Sends bytes of a live capture. Waits while the controller has not passed on enough of the earlier ones; meanwhile the
-    /// rings fill, and the lanes count what they lose. Returns false if nobody takes the bytes at the end of the capture.
-    fn send(&self, bytes: Vec<u8>, end: bool, progress: &mut Progress) -> bool {
-        let Output::Stream(queue) = &self.output else {
-            return false;
-        };
-        let mut sent = progress.report.bytes;
-        let mut give_up = None;
-        let chunks = bytes.chunks(STREAM_CHUNK).map(<[u8]>::to_vec);
-        let last = end.then(Vec::new);
-        for data in chunks.chain(last) {
-            let length = data.len() as u64;
-            let mut message = Some(StreamData { id: self.id, end, data });
-            loop {
-                let waiting = sent.saturating_sub(self.shared.read.load(Ordering::Relaxed));
-                if waiting + length <= STREAM_WINDOW as u64
-                    && let Some(ready) = message.take()
-                {
-                    match queue.try_send(ready) {
-                        Ok(()) => break,
-                        Err(mpsc::error::TrySendError::Full(ready)) => message = Some(ready),
-                        Err(mpsc::error::TrySendError::Closed(_)) => return false,
-                    }
-                }
-                let now = Instant::now();
-                if self.shared.stop.load(Ordering::Relaxed) || now >= progress.end {
-                    let until = *give_up.get_or_insert(now + STREAM_GRACE);
-                    if now >= until || self.shared.is_abandoned.load(Ordering::Relaxed) {
-                        return false;
-                    }
-                }
-                std::thread::sleep(STREAM_WAIT);
-            }
-            sent += length;
-        }
-        true
     }
 }

@@ -1,6 +1,7 @@
 //! The events of one batch, as tuples by log, NIC and rule. No function of this file does I/O.
 
 use super::record::{self, RuleTuples};
+use super::tail::Added;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,12 +62,14 @@ impl Batch {
     }
 
     /// Adds an event. `at` is its time. `rule` returns the rule with a number. A denied packet of a flow that has a tuple in this
-    /// batch already is left out. Returns false, and adds nothing, if the NIC of the event has no log.
+    /// batch already is left out. Calls `added` for each tuple that was added. Returns false, and adds nothing, if the NIC of the
+    /// event has no log.
     pub fn add(
         &mut self,
         event: &FlowEvent,
         at: SystemTime,
         rule: impl FnOnce(u32) -> Option<Arc<LoggedRule>>,
+        mut added: impl FnMut(&Added<'_>),
     ) -> bool {
         let groups = match self.of_rule.get(&event.rule) {
             Some(known) => known,
@@ -85,10 +88,19 @@ impl Batch {
         for position in groups {
             let group = &mut self.groups[*position];
             let before = group.tuples.len();
-            if record::tuple(&mut group.tuples, self.logs.logs[group.log].format, event, at) {
+            let log = &self.logs.logs[group.log];
+            if record::tuple(&mut group.tuples, log.format, event, at) {
                 self.bytes += group.tuples.len() - before;
                 group.count += 1;
                 self.tuples += 1;
+                let (mac, rule) = (&*group.mac, &*group.rule);
+                added(&Added {
+                    log,
+                    mac,
+                    rule,
+                    event,
+                    at,
+                });
             }
         }
         true

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use tombolo_engine::security::{FlowEvent, FlowEventKind};
 use tombolo_proto::config::{Direction, FlowLog, FlowLogFormat};
+use tombolo_proto::flow_tail::{FlowEncryption, FlowState};
 use tombolo_proto::id::ResourceId;
 
 const TCP: u8 = 6;
@@ -34,20 +35,12 @@ pub fn tuple(out: &mut String, format: FlowLogFormat, event: &FlowEvent, at: Sys
     }
     let separator = if out.is_empty() { "" } else { "," };
     let (source, destination) = (event.key.source, event.key.destination);
-    let ports = match event.key.protocol {
-        TCP | UDP => event.key.ports,
-        _ => (0, 0),
-    };
+    let ports = ports(event);
     let direction = match event.key.direction {
         Direction::Inbound => "I",
         Direction::Outbound => "O",
     };
-    let state = match event.kind {
-        FlowEventKind::Begin => "B",
-        FlowEventKind::Continue => "C",
-        FlowEventKind::End => "E",
-        FlowEventKind::Denied => "D",
-    };
+    let state = state(event.kind).letter();
     let (there, back) = (event.forward, event.backward);
     // Writing to a string never fails.
     let _ = match format {
@@ -58,7 +51,7 @@ pub fn tuple(out: &mut String, format: FlowLogFormat, event: &FlowEvent, at: Sys
             ports.0,
             ports.1,
             event.key.protocol,
-            encryption(event),
+            encryption(format, event).map_or("", FlowEncryption::name),
             there.packets,
             there.bytes,
             back.packets,
@@ -87,14 +80,38 @@ pub fn tuple(out: &mut String, format: FlowLogFormat, event: &FlowEvent, at: Sys
     true
 }
 
-/// The encryption status of a flow. All links between hosts are encrypted.
-const fn encryption(event: &FlowEvent) -> &'static str {
-    match (event.is_local, event.kind, event.key.direction) {
-        (true, ..) => "NX_LOCAL_DST",
-        // The packet did not leave the host.
-        (false, FlowEventKind::Denied, Direction::Outbound) => "NX",
-        (false, ..) => "X",
+/// The ports of an event. Other protocols than TCP and UDP have none.
+#[must_use]
+pub const fn ports(event: &FlowEvent) -> (u16, u16) {
+    match event.key.protocol {
+        TCP | UDP => event.key.ports,
+        _ => (0, 0),
     }
+}
+
+/// The state of a flow after an event.
+#[must_use]
+pub const fn state(kind: FlowEventKind) -> FlowState {
+    match kind {
+        FlowEventKind::Begin => FlowState::Begin,
+        FlowEventKind::Continue => FlowState::Continue,
+        FlowEventKind::End => FlowState::End,
+        FlowEventKind::Denied => FlowState::Denied,
+    }
+}
+
+/// The encryption status of a flow. All links between hosts are encrypted. `None`: the layout does not have it.
+#[must_use]
+pub const fn encryption(format: FlowLogFormat, event: &FlowEvent) -> Option<FlowEncryption> {
+    match format {
+        FlowLogFormat::Group1 | FlowLogFormat::Group2 => return None,
+        FlowLogFormat::Network4 => {}
+    }
+    Some(match (event.is_local, event.kind, event.key.direction) {
+        (true, ..) => FlowEncryption::Local,
+        (false, FlowEventKind::Denied, Direction::Outbound) => FlowEncryption::NotSent,
+        (false, ..) => FlowEncryption::Encrypted,
+    })
 }
 
 /// The tuples of one rule at one NIC.
@@ -109,7 +126,8 @@ pub struct RuleTuples<'t> {
 }
 
 /// The name of a rule in a flow log.
-fn shown_rule(rule: Option<&str>) -> String {
+#[must_use]
+pub fn shown_rule(rule: Option<&str>) -> String {
     let Some(rule) = rule else {
         return UNSPECIFIED.to_owned();
     };

@@ -1,7 +1,7 @@
 //! The request `capture`: a live capture of packets, whose response is a stream in pcapng; the request `captures`: packet
 //! captures with their states (D42).
 
-use crate::agents::capture::LiveBytes;
+use crate::agents::live::LiveBytes;
 use crate::rest::failure::{Failure, excerpt, ok};
 use crate::rest::{Rest, json};
 use axum::body::Body;
@@ -53,7 +53,9 @@ pub(super) async fn live(State(rest): State<Arc<Rest>>, request: Request) -> Res
     let failed = |message: String| Failure::new(StatusCode::CONFLICT, "XAgentNotReached", message);
     let first = tokio::time::timeout(START_TIMEOUT, live.next()).await;
     let first = first.map_err(|_| failed(format!("agent {} has not begun within {START_TIMEOUT:?}", target.agent)))?;
-    let first = first.unwrap_or(Ok(Bytes::new())).map_err(failed)?;
+    let first = first
+        .unwrap_or(Ok(Bytes::new()))
+        .map_err(|end| failed(end.to_string()))?;
     let mut response = Response::new(Body::from_stream(body(first, live)));
     let kind = HeaderValue::from_static("application/x-pcapng");
     response.headers_mut().insert(CONTENT_TYPE, kind);

@@ -8,6 +8,7 @@ use crate::asserted::Asserted;
 use crate::auth::Auth;
 use crate::captures::Captures;
 use crate::deployments::Deployments;
+use crate::flow_tail::MAX_TAILS;
 use crate::monitors::Monitors;
 use crate::packages::Packages;
 use crate::reach_cache::ReachCache;
@@ -19,6 +20,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http::header::{HeaderName, HeaderValue};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 /// Makes the router of the REST interface. Paths that do not belong to the fabric API are served by the ARM dialect.
@@ -41,6 +43,7 @@ pub async fn router(app: &Arc<App>, packages: Packages) -> anyhow::Result<Router
         deployments: Deployments::open(&app.own_documents),
         monitors: Monitors::start(app),
         packages: Arc::new(packages),
+        tails: Arc::new(Semaphore::new(MAX_TAILS)),
         reach: ReachCache::default(),
         troubleshooting: Troubleshooting::default(),
         asserted: Asserted::open(&app.own_documents)?,

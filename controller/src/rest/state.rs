@@ -14,6 +14,7 @@ use crate::troubleshooting::Troubleshooting;
 use http::header::{AUTHORIZATION, HOST};
 use http::{Extensions, HeaderMap, StatusCode, Uri};
 use std::sync::{Arc, OnceLock};
+use tokio::sync::Semaphore;
 
 /// The state of all request handlers.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(crate) struct Rest {
     pub(crate) deployments: Deployments,
     pub(crate) monitors: Monitors,
     pub(crate) packages: Arc<Packages>,
+    /// The places of tails of flow logs.
+    pub(crate) tails: Arc<Semaphore>,
     pub(crate) reach: ReachCache,
     pub(crate) troubleshooting: Troubleshooting,
     pub(crate) asserted: Asserted,

@@ -10,7 +10,7 @@ fn outcome(answer: &Answer) -> (u16, &str) {
     (answer.status.as_u16(), answer.code())
 }
 
-fn watcher(region: &str) -> String {
+pub(crate) fn watcher(region: &str) -> String {
     format!(
         "/subscriptions/{SUBSCRIPTION}/resourceGroups/NetworkWatcherRG/providers/Microsoft.Network/networkWatchers/\
          NetworkWatcher_{region}"
@@ -18,7 +18,7 @@ fn watcher(region: &str) -> String {
 }
 
 /// The body that `az network watcher flow-log create` sends.
-fn body(target: &str) -> Value {
+pub(crate) fn body(target: &str) -> Value {
     let storage =
         format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/lab/providers/Microsoft.Storage/storageAccounts/logs");
     json!({"location": "region1", "properties": {

@@ -14,6 +14,7 @@ mod fabric;
 mod fake_agent;
 mod features;
 mod flow_logs;
+mod flow_tails;
 mod gateways;
 mod golden;
 mod health;

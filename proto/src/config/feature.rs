@@ -32,6 +32,8 @@ pub enum Feature {
     PacketCapture,
     /// [`AgentConfig::limits`]. Without it, [`AgentConfig::without_limits`] is sent.
     Limits,
+    /// Tails of flow logs ([`crate::flow_tail`]), which the messages of packet captures carry. No configuration needs this.
+    FlowLogTail,
 }
 
 impl Feature {
@@ -47,6 +49,7 @@ impl Feature {
         Self::FlowLogs,
         Self::PacketCapture,
         Self::Limits,
+        Self::FlowLogTail,
     ];
 
     /// The name of the feature in an agent's Hello. The name must not change, because programs of other versions use it
@@ -64,6 +67,7 @@ impl Feature {
             Self::FlowLogs => "flowLogs",
             Self::PacketCapture => "packetCapture",
             Self::Limits => "limits",
+            Self::FlowLogTail => "flowLogTail",
         }
     }
 

@@ -400,7 +400,8 @@ fn features_of_configurations() {
         ConnectProbe,
         FlowLogs,
         PacketCapture,
-        Limits
+        Limits,
+        FlowLogTail
     });
     assert_eq!(features, Feature::ALL);
     let names: Vec<&str> = features.into_iter().map(Feature::name).collect();

@@ -6,6 +6,7 @@ mod arm;
 mod capture;
 mod config;
 mod fabric;
+mod flow_tail;
 mod report;
 mod role;
 #[cfg(feature = "grpc")]

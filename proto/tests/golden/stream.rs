@@ -117,10 +117,18 @@ fn messages_of_the_control_stream() {
             has_owners: true,
         }),
         FromController::Captures(Captures {
-            captures: vec![Capture {
-                id: "c1".into(),
-                request: b"{}".to_vec(),
-            }],
+            captures: vec![
+                Capture {
+                    id: "c1".into(),
+                    request: b"{}".to_vec(),
+                    tail: Vec::new(),
+                },
+                Capture {
+                    id: "t1".into(),
+                    request: Vec::new(),
+                    tail: b"{}".to_vec(),
+                },
+            ],
         }),
         FromController::CaptureRead(CaptureRead {
             id: "c1".into(),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tombolo_lab::echo::{Connection, Datagrams, EchoServer, Port};
 use tombolo_tests::live::World;
+use tombolo_tests::program::Program;
 
 const ALLOWED: u16 = 5001;
 const DENIED: u16 = 5002;
@@ -43,28 +44,8 @@ async fn n14_flow_logs_have_the_flows_with_their_packets_and_bytes() -> Result<(
     write_each_second(&w, "hub-vm").await?;
 
     let group = w.group().item("networkSecurityGroups", "web");
-    let client = w.client()?;
-    client.arm_put(&group, &json!({"location": "region1"})).await?;
-    let deny = json!({"properties": {
-        "priority": 200, "direction": "Inbound", "access": "Deny", "protocol": "Tcp",
-        "sourceAddressPrefix": "VirtualNetwork", "sourcePortRange": "*",
-        "destinationAddressPrefix": "*", "destinationPortRange": DENIED.to_string(),
-    }});
-    client.arm_put(&format!("{group}/securityRules/no-5002"), &deny).await?;
-    let nic = w.group().item("networkInterfaces", "hub-vm-nic");
-    let mut body = client.arm_get(&nic).await?;
-    body["properties"]["networkSecurityGroup"] = json!({"id": group});
-    let attached = client.arm_put(&nic, &body).await?;
-    for (name, target) in [
-        ("group", group.clone()),
-        ("vnet", w.group().item("virtualNetworks", "hub")),
-    ] {
-        let storage = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/a";
-        let body = json!({"location": "region1", "properties": {"targetResourceId": target, "storageId": storage}});
-        let made = client.arm_put(&log_path(&w, name)?, &body).await?;
-        ensure!(made["properties"]["format"]["version"] == 2, "{made}");
-    }
-    w.in_force().await?;
+    let vnet = w.group().item("virtualNetworks", "hub");
+    let attached = deny_and_log(&w, &[("group", &group), ("vnet", &vnet)]).await?;
     let mac = attached["properties"]["macAddress"]
         .as_str()
         .context("the MAC address")?;
@@ -160,6 +141,187 @@ async fn n14_flow_logs_have_the_flows_with_their_packets_and_bytes() -> Result<(
     w.wait_until_ready(READY).await?;
     w.reach("spoke-a-vm", "hub-vm").await?;
     w.end().await
+}
+
+/// D38: the command line follows the logs of two agents, in both layouts, while connections are made. Ctrl-C ends it, and then no
+/// agent sends records any more. An agent that restarts is followed again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d38_flow_logs_are_followed_while_agents_make_them() -> Result<()> {
+    let w = World::up("flow-tail").await?;
+    w.join("hub", "spoke-a").await?;
+    w.reach("spoke-a-vm", "hub-vm").await?;
+    let group = w.group().item("networkSecurityGroups", "web");
+    let [hub, spoke] = ["hub", "spoke-a"].map(|vnet| w.group().item("virtualNetworks", vnet));
+    deny_and_log(&w, &[("group", &group), ("hub", &hub), ("spoke", &spoke)]).await?;
+    let (from, to) = (w.address("spoke-a-vm")?, w.address("hub-vm")?);
+    let _server = EchoServer::start(&w.hosts().netns("hub-vm"), to, Port::Tcp(ALLOWED))?;
+    let sender = w.hosts().netns("spoke-a-vm");
+
+    let (json, text) = (w.path()?.join("tail.json"), w.path()?.join("tail.txt"));
+    let mut all = Program::tombolo(&w, "hub-fw", &["-o", "json", "flow-log", "tail", "--all"], &json)?;
+    let mut one = Program::tombolo(&w, "hub-fw", &["flow-log", "tail", "hub", "--region", "region1"], &text)?;
+    let followed = |line: &Value| line["type"] == "agent" && line["state"] == "following";
+    until_line(&all, 2, followed).await?;
+    // Two at the agent of the hub, and one at the other.
+    until_tails(&w, 3).await?;
+    until_text(&one, |text| text.contains("ENCRYPTION")).await?;
+    let begin = Instant::now();
+    let mut tcp = Connection::open(&sender, SocketAddr::new(to, ALLOWED))?.context("allowed")?;
+    tcp.exchange()?;
+    ensure!(
+        Connection::open(&sender, SocketAddr::new(to, DENIED))?.is_none(),
+        "denied"
+    );
+    let is = |line: &Value, agent: &str, log: &str, port: u16, state: &str| {
+        let ends = line["source"] == json!(from) && line["destination"] == json!(to) && line["destinationPort"] == port;
+        let log_is = line["log"]
+            .as_str()
+            .is_some_and(|id| id.ends_with(&format!("/flowLogs/{log}")));
+        line["agent"] == agent && ends && log_is && line["state"] == state
+    };
+    let expected = [
+        ("hub-vm", "hub", ALLOWED, "B", "Inbound"),
+        ("hub-vm", "group", ALLOWED, "B", "Inbound"),
+        ("spoke-a-vm", "spoke", ALLOWED, "B", "Outbound"),
+        ("hub-vm", "hub", DENIED, "D", "Inbound"),
+        ("hub-vm", "group", DENIED, "D", "Inbound"),
+        ("spoke-a-vm", "spoke", DENIED, "B", "Outbound"),
+    ];
+    for (agent, log, port, state, direction) in expected {
+        let found = until_line(&all, 1, |line| is(line, agent, log, port, state)).await?;
+        let line = &found[0];
+        ensure!(line["direction"] == direction && line["protocol"] == 6, "{line}");
+        let rule = if port == DENIED {
+            "UserRule_no-5002"
+        } else {
+            "DefaultRule_AllowVnetInBound"
+        };
+        let rule = if agent == "hub-vm" { json!(rule) } else { Value::Null };
+        ensure!(line["rule"] == rule, "{line}");
+        let (encryption, format) = if log == "group" {
+            (Value::Null, "group2")
+        } else {
+            (json!("X"), "network4")
+        };
+        ensure!(line["encryption"] == encryption && line["format"] == format, "{line}");
+    }
+    // Records are written once a minute, and shown at once.
+    println!("the records are shown after {:?}", begin.elapsed());
+    ensure!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    let ends = format!("{from}:");
+    until_text(&one, |text| {
+        let has = |words: &[&str]| text.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        has(&[&ends, &format!(" {to}:{DENIED} "), " denied ", "web/UserRule_no-5002"])
+            && has(&[&ends, &format!(" {to}:{ALLOWED} "), " allowed ", "hub-vm-nic"])
+    })
+    .await?;
+
+    w.stop_agent("hub-vm")?;
+    until_line(&all, 1, |line| line["agent"] == "hub-vm" && line["state"] == "waiting").await?;
+    w.start_agent("hub-vm")?;
+    w.wait_until_ready(READY).await?;
+    w.reach("spoke-a-vm", "hub-vm").await?;
+    until_line(&all, 2, |line| followed(line) && line["agent"] == "hub-vm").await?;
+    let _again = Connection::open(&sender, SocketAddr::new(to, ALLOWED))?.context("allowed")?;
+    until_line(&all, 2, |line| is(line, "hub-vm", "hub", ALLOWED, "B")).await?;
+    until_text(&one, |text| {
+        text.lines()
+            .filter(|line| line.contains(&format!(" {to}:{ALLOWED} ")))
+            .count()
+            > 1
+    })
+    .await?;
+
+    for program in [&mut all, &mut one] {
+        let status = program.interrupt().await?;
+        ensure!(status.code() == Some(0), "{status}: {}", program.errors()?);
+    }
+    until_tails(&w, 0).await?;
+    let errors = one.errors()?;
+    ensure!(errors.contains("agent hub-vm: waiting: "), "{errors}");
+    w.end().await
+}
+
+/// Number of tails that the agents of the lab send.
+fn tails(w: &World) -> Result<usize> {
+    let mut count = 0;
+    for host in ["hub-vm", "spoke-a-vm"] {
+        for pid in w.hosts().processes(host) {
+            for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten() {
+                // A thread may end meanwhile.
+                let name = fs::read_to_string(thread?.path().join("comm")).unwrap_or_default();
+                count += usize::from(name.trim() == "flow-log-tail");
+            }
+        }
+    }
+    Ok(count)
+}
+
+/// Waits until the agents send this number of tails.
+async fn until_tails(w: &World, count: usize) -> Result<()> {
+    let begin = Instant::now();
+    while tails(w)? != count {
+        ensure!(begin.elapsed() < READY, "{} tails", tails(w)?);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// Waits until a program has written this number of lines of JSON for which `holds` is true, and returns them.
+async fn until_line(program: &Program, count: usize, holds: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
+    let begin = Instant::now();
+    loop {
+        let output = program.output()?;
+        let lines = output
+            .split_inclusive(|byte| *byte == b'\n')
+            .filter(|line| line.ends_with(b"\n"));
+        let lines: Vec<Value> = lines.map(serde_json::from_slice).collect::<Result<_, _>>()?;
+        let found: Vec<Value> = lines.iter().filter(|line| holds(line)).cloned().collect();
+        if found.len() >= count {
+            return Ok(found);
+        }
+        ensure!(begin.elapsed() < READY, "{lines:#?} {}", program.errors()?);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until the output of a program is as expected.
+async fn until_text(program: &Program, holds: impl Fn(&str) -> bool) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let output = String::from_utf8(program.output()?)?;
+        if holds(&output) {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < READY, "{output} {}", program.errors()?);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Attaches a group to `hub-vm` that denies a port, creates flow logs with these names and targets, and waits until that is in
+/// force. Returns the network interface.
+async fn deny_and_log(w: &World, logs: &[(&str, &String)]) -> Result<Value> {
+    let group = w.group().item("networkSecurityGroups", "web");
+    let client = w.client()?;
+    client.arm_put(&group, &json!({"location": "region1"})).await?;
+    let deny = json!({"properties": {
+        "priority": 200, "direction": "Inbound", "access": "Deny", "protocol": "Tcp",
+        "sourceAddressPrefix": "VirtualNetwork", "sourcePortRange": "*",
+        "destinationAddressPrefix": "*", "destinationPortRange": DENIED.to_string(),
+    }});
+    client.arm_put(&format!("{group}/securityRules/no-5002"), &deny).await?;
+    let nic = w.group().item("networkInterfaces", "hub-vm-nic");
+    let mut body = client.arm_get(&nic).await?;
+    body["properties"]["networkSecurityGroup"] = json!({"id": group});
+    let attached = client.arm_put(&nic, &body).await?;
+    for (name, target) in logs {
+        let storage = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/a";
+        let body = json!({"location": "region1", "properties": {"targetResourceId": target, "storageId": storage}});
+        let made = client.arm_put(&log_path(w, name)?, &body).await?;
+        ensure!(made["properties"]["format"]["version"] == 2, "{made}");
+    }
+    w.in_force().await?;
+    Ok(attached)
 }
 
 /// The path of a flow log below the watcher of the lab's region.

@@ -16,6 +16,7 @@ use tombolo_client::fabric::{CaptureFilterText, LiveCapture};
 use tombolo_lab::binary;
 use tombolo_lab::echo::{Connection, EchoServer, Port};
 use tombolo_tests::live::World;
+use tombolo_tests::program::Program;
 
 const OPEN: u16 = 5001;
 const DENIED: u16 = 5002;
@@ -218,6 +219,7 @@ async fn d42_a_live_capture_has_packets_directions_and_reasons() -> Result<()> {
     sealed(&w, spoke, hub).await?;
     limits(&w, hub).await?;
     the_command_line_captures(&w, hub).await?;
+    ctrl_c_ends_a_capture_into_a_pipe(&w, hub).await?;
     into_a_file(&w, hub).await?;
     w.end().await
 }
@@ -339,6 +341,27 @@ async fn the_command_line_captures(w: &World, hub: IpAddr) -> Result<()> {
             "{packet:?}"
         );
     }
+    Ok(())
+}
+
+/// The output until Ctrl-C is a complete file.
+async fn ctrl_c_ends_a_capture_into_a_pipe(w: &World, hub: IpAddr) -> Result<()> {
+    let file = w.controller_dir()?.join("pipe.pcapng");
+    let mut program = Program::tombolo(w, "hub-fw", &["capture", "hub-vm", "-w", "-"], &file)?;
+    let begin = Instant::now();
+    let is_reply = |p: &Packet| p.is_out && p.from == hub && p.what == What::Icmp(0);
+    loop {
+        let bytes = program.output()?;
+        if !bytes.is_empty() && parse(&bytes, true)?.iter().any(is_reply) {
+            break;
+        }
+        ensure!(begin.elapsed() < ARRIVES, "no packets: {}", program.errors()?);
+        w.reach("spoke-a-vm", "hub-vm").await?;
+    }
+    let status = program.interrupt().await?;
+    ensure!(status.code() == Some(0), "{status}: {}", program.errors()?);
+    let packets = parse(&program.output()?, false)?;
+    ensure!(packets.iter().any(is_reply), "{packets:?}");
     Ok(())
 }
 

@@ -92,7 +92,7 @@ fn tuples(value: &Value) -> usize {
 fn n14_each_log_has_its_flows() {
     let mut batch = Batch::new(logs());
     for number in 1..=5 {
-        let is_known = batch.add(&event(FlowEventKind::Begin, number, 1), UNIX_EPOCH, rule);
+        let is_known = batch.add(&event(FlowEventKind::Begin, number, 1), UNIX_EPOCH, rule, |_| {});
         assert_eq!(is_known, number < 5, "the last one's NIC has no log");
     }
     assert_eq!(batch.tuples(), 5, "two of the group, and three of the subnet");
@@ -129,10 +129,10 @@ fn n14_each_log_has_its_flows() {
 fn d38_denied_packets_of_one_flow_are_one_record() {
     let mut batch = Batch::new(logs());
     for port in [1, 1, 2, 1] {
-        batch.add(&event(FlowEventKind::Denied, 2, port), UNIX_EPOCH, rule);
+        batch.add(&event(FlowEventKind::Denied, 2, port), UNIX_EPOCH, rule, |_| {});
     }
-    batch.add(&event(FlowEventKind::Begin, 2, 1), UNIX_EPOCH, rule);
-    batch.add(&event(FlowEventKind::End, 2, 1), UNIX_EPOCH, rule);
+    batch.add(&event(FlowEventKind::Begin, 2, 1), UNIX_EPOCH, rule, |_| {});
+    batch.add(&event(FlowEventKind::End, 2, 1), UNIX_EPOCH, rule, |_| {});
     assert_eq!(batch.tuples(), 4);
     assert!(batch.bytes() > 4 * 40);
 }
@@ -141,7 +141,7 @@ fn d38_denied_packets_of_one_flow_are_one_record() {
 fn a_batch_without_events_has_no_record() {
     assert!(Batch::new(logs()).records(UNIX_EPOCH).is_empty());
     let mut batch = Batch::new(logs());
-    batch.add(&event(FlowEventKind::Begin, 5, 1), UNIX_EPOCH, rule);
-    batch.add(&event(FlowEventKind::Begin, 9, 1), UNIX_EPOCH, |_| None);
+    batch.add(&event(FlowEventKind::Begin, 5, 1), UNIX_EPOCH, rule, |_| {});
+    batch.add(&event(FlowEventKind::Begin, 9, 1), UNIX_EPOCH, |_| None, |_| {});
     assert!(batch.records(UNIX_EPOCH).is_empty(), "the NIC has no log any more");
 }

@@ -1,6 +1,7 @@
 //! `tombolo capture`: live captures of packets, and packet captures as resources, which lie below the network watcher of
 //! their region.
 
+mod blocks;
 mod filter;
 
 use crate::context::Context;
@@ -8,6 +9,7 @@ use crate::failure::UsageError;
 use crate::options::{duration, name, reference};
 use crate::output::{Column, at, state};
 use anyhow::{Context as _, Result};
+use blocks::Blocks;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use filter::filter;
@@ -152,22 +154,31 @@ impl Capture {
         if !is_stdout {
             eprintln!("Capturing to {}; Ctrl-C ends the capture.", file.display());
         }
-        let mut length = 0;
+        let (mut length, mut blocks) = (0, Blocks::default());
+        let mut write = |bytes: &[u8]| match out.write_all(bytes).and_then(|()| out.flush()) {
+            Ok(()) => {
+                length += bytes.len();
+                Ok(true)
+            }
+            // The reader of the pipe has gone, as when Wireshark is closed.
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+            Err(e) => Err(e).with_context(failed),
+        };
         let interrupted = tokio::signal::ctrl_c();
         tokio::pin!(interrupted);
         loop {
             let bytes = tokio::select! {
                 next = stream.next() => match next? {
                     Some(bytes) => bytes,
-                    None => break,
+                    None => {
+                        write(&blocks.rest())?;
+                        break;
+                    }
                 },
                 _ = &mut interrupted => break,
             };
-            match out.write_all(&bytes).and_then(|()| out.flush()) {
-                Ok(()) => length += bytes.len(),
-                // The reader of the pipe has gone, as when Wireshark is closed.
-                Err(e) if e.kind() == ErrorKind::BrokenPipe => break,
-                Err(e) => return Err(e).with_context(failed),
+            if !write(&blocks.complete(&bytes))? {
+                break;
             }
         }
         // The agent ends the capture when the stream is gone.

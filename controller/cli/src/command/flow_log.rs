@@ -1,5 +1,7 @@
 //! Flow logs, which lie below the network watcher of their region.
 
+mod tail;
+
 use crate::context::Context;
 use crate::failure::UsageError;
 use crate::options::{name, reference, subnet};
@@ -8,6 +10,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use serde_json::{Value, json};
+use tail::Tail;
 use tombolo_proto::arm::{ArmPath, Kind, parent_id};
 use tombolo_proto::id::ResourceId;
 
@@ -38,6 +41,8 @@ pub(crate) enum FlowLog {
         #[arg(value_parser = name)]
         name: String,
     },
+    /// Follow the records of flow logs as agents make them
+    Tail(Tail),
     /// Delete a flow log; files that agents have written stay
     Delete {
         /// Name of the flow log
@@ -147,11 +152,13 @@ impl FlowLog {
                 let empty = "No flow logs. Create one: tombolo flow-log create NAME --vnet VNET";
                 c.out.list(&all(c).await?, COLUMNS, empty)
             }
-            Self::Show { name } => c.out.item(&find(c, name).await?, COLUMNS),
+            Self::Show { name } => c.out.item(find(&all(c).await?, name, REST)?, COLUMNS),
+            Self::Tail(tail) => tail.run(c).await,
             Self::Delete { name } => {
-                let found = find(c, name).await?;
+                let logs = all(c).await?;
+                let found = find(&logs, name, REST)?;
                 // The answer to a DELETE below a watcher does not say whether there was something.
-                c.client.arm_delete(&at(&found, "/id")).await?;
+                c.client.arm_delete(&at(found, "/id")).await?;
                 c.report(&json!({"deleted": true}), &format!("Deleted flow log {name}."))
                     .await
             }
@@ -169,18 +176,21 @@ async fn all(c: &Context) -> Result<Vec<Value>> {
     Ok(logs)
 }
 
-/// The flow log with a name.
+/// A way to name a region.
+const REST: &str = "the REST API, which names a region's network watcher";
+
+/// The flow log with a name. `hint` says how to name its region.
 ///
 /// # Errors
 /// [`UsageError`]: there is none, or several regions have one.
-async fn find(c: &Context, name: &str) -> Result<Value> {
-    let is_named = |log: &Value| at(log, "/name").eq_ignore_ascii_case(name);
-    let mut found: Vec<Value> = all(c).await?.into_iter().filter(is_named).collect();
-    match (found.pop(), found.is_empty()) {
-        (Some(log), true) => Ok(log),
-        (Some(_), false) => {
+fn find<'l>(logs: &'l [Value], name: &str, hint: &str) -> Result<&'l Value> {
+    let is_named = |log: &&Value| at(log, "/name").eq_ignore_ascii_case(name);
+    let mut found = logs.iter().filter(is_named);
+    match (found.next(), found.next()) {
+        (Some(log), None) => Ok(log),
+        (Some(_), Some(_)) => {
             let what = format!("several regions have a flow log '{name}'");
-            Err(UsageError::new(what, "the REST API, which names a region's network watcher").into())
+            Err(UsageError::new(what, hint).into())
         }
         (None, _) => {
             let what = format!("there is no flow log '{name}'");

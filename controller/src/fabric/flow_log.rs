@@ -1,0 +1,38 @@
+//! The request `flow-logs/tail`: the records of flow logs while agents make them (D38).
+
+use crate::flow_tail::{FlowTail, MAX_TAILS, Selection, SelectionError};
+use crate::rest::failure::Failure;
+use crate::rest::{Rest, json};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use std::sync::Arc;
+use tombolo_proto::fabric::FlowLogTail;
+
+/// POST `flow-logs/tail`: the records of flow logs, as lines of JSON. It ends when the client ends the response.
+pub(super) async fn tail(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
+    let asked: FlowLogTail = json::typed(request).await?;
+    // The compiled state may be older than the answer to the write that the client has made before.
+    let topology = rest.app.writer.current().topology;
+    let selection = Selection::of(&topology, asked).map_err(|problem| {
+        let code = match problem {
+            SelectionError::Unknown(_) => "InvalidResourceReference",
+            SelectionError::TooMany(_) | SelectionError::Disabled(_) | SelectionError::OtherRegion(..) => {
+                "InvalidRequestFormat"
+            }
+        };
+        Failure::bad(code, problem.to_string()).at(problem.field())
+    })?;
+    let place = rest.tails.clone().try_acquire_owned().map_err(|_| {
+        let message =
+            format!("{MAX_TAILS} tails of flow logs run at this controller already, and no more are possible; end one");
+        Failure::new(StatusCode::CONFLICT, "XTailLimitReached", message)
+    })?;
+    let tail = FlowTail::new(rest.app.agents.clone(), rest.app.compiled.clone(), selection, place);
+    let mut response = Response::new(Body::from_stream(tail.into_stream()));
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    Ok(response)
+}
