@@ -413,7 +413,9 @@ fn d38_an_agent_follows_four_tails_at_a_time() {
     world.set_all(wanted);
     assert!(!world.captures.all()[&more].shared.report().is_final());
     world.captures.stop_streams();
-    assert_eq!(world.ended(more).stop_reason, Some(CaptureStop::Stopped));
+    for id in [tails[2], tails[3], more] {
+        assert_eq!(world.ended(id).stop_reason, Some(CaptureStop::Stopped));
+    }
     let reports = world.captures.take_reports();
     let running = reports.iter().filter(|(_, report)| !report.is_final()).count();
     assert_eq!(running, 4, "captures into files go on");

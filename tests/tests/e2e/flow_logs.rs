@@ -206,7 +206,6 @@ async fn d38_flow_logs_are_followed_while_agents_make_them() -> Result<()> {
         ensure!(line["encryption"] == encryption && line["format"] == format, "{line}");
     }
     // Records are written once a minute, and shown at once.
-    println!("the records are shown after {:?}", begin.elapsed());
     ensure!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     let ends = format!("{from}:");
     until_text(&one, |text| {

@@ -1,6 +1,6 @@
 //! `tombolo flow-log tail`: the records of flow logs while agents make them.
 
-use super::{all, find};
+use super::named::{all, find};
 use crate::context::Context;
 use crate::failure::UsageError;
 use crate::options::name;
