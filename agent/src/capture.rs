@@ -41,7 +41,8 @@ const RINGS: usize = 4 << 20;
 /// Smallest and largest ring of one lane in bytes. The smallest has room for a few packets of the greatest length.
 const RING: (usize, usize) = (256 << 10, 1 << 20);
 
-/// Wait for the controller to read a live capture.
+/// Longest wait before the next look whether the controller has read enough of a live capture. Packets come so fast that a ring
+/// is full within milliseconds.
 const STREAM_WAIT: Duration = Duration::from_millis(2);
 
 /// Number of messages of live captures and tails that wait for the control stream.
@@ -275,13 +276,13 @@ impl Captures {
             .map_err(|e| internal(format!("starting the thread of the tail: {e}")))
     }
 
-    fn sender(&self, id: Uuid, shared: &Arc<Shared>, window: usize, wait: Duration) -> StreamSender {
+    fn sender(&self, id: Uuid, shared: &Arc<Shared>, window: usize, max_wait: Duration) -> StreamSender {
         StreamSender {
             id,
             shared: shared.clone(),
             queue: self.queue.clone(),
             window,
-            wait,
+            max_wait,
             sent: 0,
         }
     }

@@ -8,6 +8,9 @@ use tokio::sync::mpsc;
 use tombolo_proto::capture::{CaptureReport, STREAM_CHUNK};
 use uuid::Uuid;
 
+/// First wait before the next look whether there is room in the window. It doubles with each look.
+const MIN_WAIT: Duration = Duration::from_millis(2);
+
 /// Time that a stream has after its end to send the bytes that it has.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -97,8 +100,8 @@ pub struct StreamSender {
     pub queue: mpsc::Sender<StreamData>,
     /// Largest number of bytes that the controller has not passed on yet.
     pub window: usize,
-    /// Wait before the next look whether there is room.
-    pub wait: Duration,
+    /// Longest wait before the next look whether there is room, at least 2 ms.
+    pub max_wait: Duration,
     /// Number of bytes that were sent.
     pub sent: u64,
 }
@@ -121,7 +124,7 @@ impl StreamSender {
     fn send_one(&mut self, data: Vec<u8>, end: bool, until: Option<Instant>) -> bool {
         let length = data.len() as u64;
         let mut message = Some(StreamData { id: self.id, data, end });
-        let mut give_up = None;
+        let (mut give_up, mut wait) = (None, MIN_WAIT);
         loop {
             let waiting = self.sent.saturating_sub(self.shared.read.load(Ordering::Relaxed));
             if waiting + length <= self.window as u64
@@ -140,7 +143,8 @@ impl StreamSender {
                     return false;
                 }
             }
-            std::thread::sleep(self.wait);
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(self.max_wait);
         }
         self.sent += length;
         true

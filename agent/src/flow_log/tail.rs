@@ -19,8 +19,8 @@ use tombolo_proto::id::ResourceId;
 /// ring takes 2 MB.
 const RING: usize = 10_240;
 
-/// Wait of the thread of a tail while there is nothing to send, or no room in the window. A record is on its way within
-/// this time and the interval at which the writer takes events.
+/// Wait of the thread of a tail while there is nothing to send, and the longest one while there is no room in the window. A
+/// record is on its way within this time and the interval at which the writer takes events.
 pub const IDLE_WAIT: Duration = Duration::from_millis(50);
 
 /// Number of bytes that are sent at a time.

@@ -67,7 +67,7 @@ fn follow(window: usize) -> Following {
             shared: shared.clone(),
             queue: sender,
             window,
-            wait: Duration::from_millis(1),
+            max_wait: Duration::from_millis(4),
             sent: 0,
         },
         records,
