@@ -9,14 +9,17 @@ use axum::response::Response;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use std::sync::Arc;
+use std::time::Duration;
 use tombolo_proto::fabric::FlowLogTail;
+
+/// Longest wait for the compilation of the last write. It takes less than a second for thousands of agents.
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// POST `flow-logs/tail`: the records of flow logs, as lines of JSON. It ends when the client ends the response.
 pub(super) async fn tail(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let asked: FlowLogTail = json::typed(request).await?;
-    // The compiled state may be older than the answer to the write that the client has made before.
-    let topology = rest.app.writer.current().topology;
-    let selection = Selection::of(&topology, asked).map_err(|problem| {
+    let current = rest.app.writer.current();
+    let selection = Selection::of(&current.topology, asked).map_err(|problem| {
         let code = match problem {
             SelectionError::Unknown(_) => "InvalidResourceReference",
             SelectionError::TooMany(_) | SelectionError::Disabled(_) | SelectionError::OtherRegion(..) => {
@@ -30,7 +33,12 @@ pub(super) async fn tail(State(rest): State<Arc<Rest>>, request: Request) -> Res
             format!("{MAX_TAILS} tails of flow logs run at this controller already, and no more are possible; end one");
         Failure::new(StatusCode::CONFLICT, "XTailLimitReached", message)
     })?;
-    let tail = FlowTail::new(rest.app.agents.clone(), rest.app.compiled.clone(), selection, place);
+    // The agents of the first lines are those of the state that the client knows from its writes.
+    let mut compiled = rest.app.compiled.clone();
+    let is_compiled = compiled.wait_for(|compiled| compiled.revision >= current.revision);
+    // Later lines correct the first ones if that takes longer.
+    let _ = tokio::time::timeout(COMPILE_TIMEOUT, is_compiled).await.map(drop);
+    let tail = FlowTail::new(rest.app.agents.clone(), compiled, selection, place);
     let mut response = Response::new(Body::from_stream(tail.into_stream()));
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, kind);
