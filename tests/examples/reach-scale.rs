@@ -1,6 +1,7 @@
 //! Measures reachability and `explain` in a large network: 1,000 virtual networks in hubs and spokes (20 spokes for each
 //! hub), 10,000 network interfaces, and 100 security groups of 1,000 rules, 30 % of whose prefixes are the same in all
-//! groups. Prints times, sizes and the peak of memory. `reach-scale [VNETS]`.
+//! groups. Prints times, sizes and the peak of memory. `reach-scale [VNETS]`; `reach-scale peering MACHINES` measures what a
+//! peering between two networks of so many machines changes.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -169,7 +170,61 @@ fn megabytes(field: &str) -> u64 {
     number.unwrap_or_default() / 1024
 }
 
+/// What the peering of two networks connects.
+fn peering(machines: usize) {
+    let mut network = Network {
+        topology: Topology::default(),
+        guids: 0,
+    };
+    network.put(GROUP, json!({"location": "region1"}));
+    for vnet in 0..2 {
+        let prefix = format!("10.{vnet}.0.0/16");
+        let subnet = json!({"name": "work", "properties": {"addressPrefix": prefix}});
+        let properties = json!({"addressSpace": {"addressPrefixes": [prefix]}, "subnets": [subnet]});
+        let name = format!("virtualNetworks/v{vnet}");
+        network.put(&id(&name), json!({"location": "region1", "properties": properties}));
+        for nic in 0..machines {
+            let number = nic + 4;
+            let properties = json!({"ipConfigurations": [{"name": "a", "properties": {
+                "privateIPAddress": format!("10.{vnet}.{}.{}", number / 256, number % 256),
+                "privateIPAllocationMethod": "Static", "subnet": {"id": id(&format!("{name}/subnets/work"))},
+            }}]});
+            network.put(
+                &id(&format!("networkInterfaces/v{vnet}-{nic}")),
+                json!({"location": "region1", "properties": properties}),
+            );
+        }
+    }
+    let reports = LearnedReports::default();
+    let before = Reach::of(&network.topology, &reports, &in_parallel);
+    for (from, to) in [(0, 1), (1, 0)] {
+        let properties = json!({"remoteVirtualNetwork": {"id": id(&format!("virtualNetworks/v{to}"))},
+            "allowVirtualNetworkAccess": true});
+        network.put(
+            &id(&format!("virtualNetworks/v{from}/virtualNetworkPeerings/to-v{to}")),
+            json!({"properties": properties}),
+        );
+    }
+    let after = Reach::of(&network.topology, &reports, &in_parallel);
+    let peak = megabytes("VmHWM");
+    let started = Instant::now();
+    let difference = difference(&before, &after);
+    println!(
+        "a peering of two networks of {machines} machines: the difference takes {:.1} ms ({} entries); peak {} MB, {peak} MB before",
+        started.elapsed().as_secs_f64() * 1e3,
+        difference.connects.len() + difference.cuts.len(),
+        megabytes("VmHWM"),
+    );
+}
+
 fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, mode, machines] = &arguments[..]
+        && mode == "peering"
+    {
+        let machines = machines.parse();
+        return peering(machines.expect("a number of machines"));
+    }
     let vnets = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(1000);
     let started = Instant::now();
     let mut network = build(vnets);
