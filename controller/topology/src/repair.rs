@@ -28,6 +28,7 @@ use crate::learned_routes::LearnedReports;
 use crate::reach::{ChangedTraffic, Reach, Run, as_designed, difference};
 use crate::topology::Topology;
 pub use by_hand::ByHand;
+use by_hand::Stuck;
 pub use change::RepairChange;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -151,13 +152,6 @@ struct Found {
     /// If there is none: the state at the beginning, and then the states in which no change helps the packet on, those with few
     /// changes first.
     stuck: Vec<Stuck>,
-}
-
-/// The state at the beginning, or one in which no change helps the packet on.
-struct Stuck {
-    /// The changes that have led there, in words.
-    after: Vec<String>,
-    explanation: Explanation,
 }
 
 /// Searches all smallest sets of changes after which the packet arrives and its reply comes back.

@@ -1,22 +1,24 @@
 //! Changes of load balancers: a rule for the packet, the pool of a rule, back ends that an operator has taken out, and members
 //! of an empty pool.
 //!
+//! * `front`: a front end at which a packet stops.
 //! * `new_rule`: a rule for the packet.
 //! * `members`: members of an empty pool.
 
+mod front;
 mod members;
 mod new_rule;
 
 use super::change::{RepairChange, view};
 use super::stopped::{Candidate, Stopped};
-use crate::resource::{BalancingRule, FrontEnd, LoadBalancer};
+use crate::resource::BalancingRule;
+use front::Front;
 use serde_json::json;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
 pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
-    let fronts = fronts(stopped);
+    let fronts = front::all(stopped);
     let fronts = fronts.iter();
     match stopped.stop.reason.as_str() {
         "no_balancing_rule" => fronts.flat_map(|front| new_rule::candidates(stopped, front)).collect(),
@@ -31,45 +33,6 @@ pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
             .collect(),
         _ => Vec::new(),
     }
-}
-
-/// A front end at which a packet stops.
-struct Front<'t> {
-    balancer: &'t LoadBalancer,
-    front_end: &'t FrontEnd,
-    /// Whether a route of the packet names the front end as its virtual appliance (R11). Otherwise it is the destination.
-    is_appliance: bool,
-}
-
-impl<'t> Front<'t> {
-    /// The load-balancing rules of the front end.
-    fn rules(&self) -> impl Iterator<Item = &'t BalancingRule> + use<'t> {
-        let front_end = &self.front_end.id;
-        self.balancer
-            .rules
-            .iter()
-            .filter(move |rule| rule.front_end == *front_end)
-    }
-}
-
-/// The front ends at which the packet may stop: its destination, and the appliances of the routes on its path.
-fn fronts<'a>(stopped: &Stopped<'a>) -> Vec<Front<'a>> {
-    let routes = stopped.walk.hops.iter().rev().filter_map(|hop| hop.route.as_ref());
-    let appliances: BTreeSet<IpAddr> = routes.flat_map(|route| &route.next_hop_ip_address).copied().collect();
-    let mut found = Vec::new();
-    for balancer in stopped.topology.load_balancers.values() {
-        for front_end in &balancer.front_ends {
-            let is_appliance = appliances.contains(&front_end.address);
-            if front_end.address == stopped.destination || is_appliance {
-                found.push(Front {
-                    balancer,
-                    front_end,
-                    is_appliance: front_end.address != stopped.destination,
-                });
-            }
-        }
-    }
-    found
 }
 
 /// Gives each pool of the balancer, in turn, to the rules of the front end that have none.

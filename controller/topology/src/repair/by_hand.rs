@@ -1,6 +1,5 @@
 //! What a person must do where no change that the controller can propose lets a packet arrive, and why it proposes none.
 
-use super::Stuck;
 use super::stopped::vnets_with;
 use crate::explain::{Explanation, Stop, explain};
 use crate::learned_routes::LearnedReports;
@@ -23,6 +22,13 @@ pub struct ByHand {
     /// The changes of the configuration after which this is what stops the packet, in words. Often none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<String>,
+}
+
+/// The state at the beginning, or one in which no change helps the packet on.
+pub(super) struct Stuck {
+    /// The changes that have led there, in words.
+    pub(super) after: Vec<String>,
+    pub(super) explanation: Explanation,
 }
 
 /// Largest number of entries in an answer.

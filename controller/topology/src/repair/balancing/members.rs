@@ -4,7 +4,7 @@
 
 use super::super::change::{RepairChange, view};
 use super::super::stopped::Stopped;
-use super::Front;
+use super::front::Front;
 use crate::path::parent_id;
 use crate::resource::{NetworkInterface, NicIpConfiguration, pool_members};
 use serde_json::{Value, json};

@@ -6,7 +6,7 @@
 
 use super::super::change::{RepairChange, view};
 use super::super::stopped::{Candidate, Stopped};
-use super::Front;
+use super::front::Front;
 use crate::path::parent_id;
 use crate::resource::{LoadBalancerSku, RulePorts, pool_members};
 use crate::topology::Topology;
