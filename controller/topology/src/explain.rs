@@ -11,9 +11,11 @@
 //! * `walk`: the walk of a packet from agent to agent.
 //! * `stop`: the reason why a packet stops, and the remedy.
 //! * `denied`: the security rule that denies a packet, and the rule that would allow it.
+//! * `no_back_end`: the reason why a load balancer has no back end for a packet.
 //! * `transit`: the reason why a gateway or an edge does not forward a packet.
 //! * `finding`: a finding with cause and remedy; findings about owners and agents.
 //! * `gateways`: findings about gateways, connections and circuits between VNets.
+//! * `keys`: connections whose two ends have different shared keys.
 //! * `sites`: findings about addresses outside of all VNets.
 //! * `from_site`: the walk of a packet that a host in a site sends.
 //! * `no_way_out`: findings about addresses to which a site has no route.
@@ -23,7 +25,9 @@ mod denied;
 mod finding;
 mod from_site;
 mod gateways;
+mod keys;
 mod names;
+mod no_back_end;
 mod no_route;
 mod no_way_out;
 pub(crate) mod node;

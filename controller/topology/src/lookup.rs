@@ -2,7 +2,7 @@
 
 use crate::net::same_set;
 use crate::path::{is_child_of, parent_id};
-use crate::resource::{Peering, PeeringState, VirtualNetwork, VirtualNetworkGateway};
+use crate::resource::{Connection, ConnectionType, Peering, PeeringState, VirtualNetwork, VirtualNetworkGateway};
 use crate::topology::Topology;
 use ipnet::IpNet;
 use std::sync::Arc;
@@ -11,6 +11,13 @@ use tombolo_proto::id::ResourceId;
 /// The VNet of a gateway. `None`: the gateway has no ip configuration.
 pub(crate) fn vnet_of(gateway: &VirtualNetworkGateway) -> Option<ResourceId> {
     gateway.ip_configurations.first().map(|c| parent_id(&c.subnet))
+}
+
+/// The `Vnet2Vnet` connection object from one gateway to another. `None`: there is none in this direction.
+pub(crate) fn connection<'t>(topology: &'t Topology, from: &ResourceId, to: &ResourceId) -> Option<&'t Connection> {
+    let mut all = topology.connections.values();
+    all.find(|c| c.connection_type == ConnectionType::Vnet2Vnet && c.gateway1 == *from && c.gateway2 == *to)
+        .map(|c| &**c)
 }
 
 /// The prefixes that a gateway advertises as its own: those of its VNet, and the synced ones of the VNets that use the

@@ -5,12 +5,16 @@
 //! size, so the first ones that heal are the smallest. Of these, the ones that cut and connect the fewest other pairs come
 //! first.
 //!
+//! Where no change helps, or none that the controller can know, the answer says what a person must do, and why.
+//!
+//! * `by_hand`: what a person must do.
 //! * `candidates`: changes that could help a packet on.
 //! * `stopped`: a packet that stops, and what is near its path.
 //! * `change`: a change as a write of an ARM resource.
 //! * `peerings`, `routes`, `security`, `balancing`, `gateways`: the changes of each kind of resource.
 
 mod balancing;
+mod by_hand;
 mod candidates;
 mod change;
 mod gateways;
@@ -23,10 +27,11 @@ use crate::explain::{Explanation, Stop, explain};
 use crate::learned_routes::LearnedReports;
 use crate::reach::{ChangedTraffic, Reach, Run, as_designed, difference};
 use crate::topology::Topology;
+pub use by_hand::ByHand;
+use by_hand::Stuck;
 pub use change::RepairChange;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use stopped::Candidate;
 use tombolo_proto::fabric::ExplainRequest;
 
 /// Largest number of changes in a repair.
@@ -51,6 +56,11 @@ pub struct RepairAnswer {
     /// The repairs with the smallest number of changes, the one with the fewest side effects first. Empty: no set of at most
     /// five changes helps.
     pub repairs: Vec<Repair>,
+    /// What a person must do, because no change of the configuration can do it, or because the controller cannot know the
+    /// values. Present if there is no repair; and if the packet arrives by the design, but not in the network as the agents
+    /// report it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_hand: Vec<ByHand>,
     /// One sentence: the first repair, or why there is none.
     pub summary: String,
 }
@@ -74,8 +84,9 @@ struct State {
     explanation: Explanation,
 }
 
-/// Finds the smallest repairs for a packet that does not arrive, or whose reply does not come back. The answer is about the
-/// design: all agents have joined, and all links and back ends are up. `run` is as for [`Reach::of`].
+/// Finds the smallest repairs for a packet that does not arrive, or whose reply does not come back. They are about the
+/// design: all agents have joined, all links and back ends are up, and the TTL suffices. What stops the packet in the network as `reports`
+/// describe it is in [`RepairAnswer::by_hand`]. `run` is as for [`Reach::of`].
 ///
 /// # Errors
 /// As for [`explain`](crate::explain::explain()).
@@ -85,13 +96,25 @@ pub fn repair(
     question: &ExplainRequest,
     run: Run<'_>,
 ) -> Result<RepairAnswer, String> {
+    let present = topology;
+    let live = reports;
     let reports = reports.of_routes_only();
     let topology = as_designed(topology);
+    let asked = question;
+    // A path that is short enough for the TTL would be another network, not a repair of this one.
+    let question = &ExplainRequest {
+        ttl: None,
+        ..asked.clone()
+    };
+    if asked.ttl.is_some() {
+        explain(&topology, &reports, asked)?;
+    }
     let explanation = explain(&topology, &reports, question)?;
     if explanation.reachable {
         return Ok(RepairAnswer {
             reachable: true,
             repairs: Vec::new(),
+            by_hand: by_hand::in_the_network(present, live, asked).into_iter().collect(),
             summary: explanation.summary,
         });
     }
@@ -101,8 +124,8 @@ pub fn repair(
         changes: Vec::new(),
         explanation,
     };
-    let healed = search(start, &reports, question);
-    let repairs = with_effects(healed, &topology, &reports, run);
+    let found = search(start, &reports, question);
+    let repairs = with_effects(found.healed, &topology, &reports, run);
     let summary = match repairs.first() {
         Some(repair) => {
             let texts: Vec<&str> = repair.changes.iter().map(|change| change.text.as_str()).collect();
@@ -112,15 +135,33 @@ pub fn repair(
     };
     Ok(RepairAnswer {
         reachable: false,
+        by_hand: match repairs.is_empty() {
+            true => by_hand::in_the_design(&topology, found.stuck),
+            false => Vec::new(),
+        },
         repairs,
         summary,
     })
 }
 
-/// All smallest sets of changes after which the packet arrives and its reply comes back.
-fn search(start: State, reports: &LearnedReports, question: &ExplainRequest) -> Vec<State> {
+/// What a search finds.
+#[derive(Default)]
+struct Found {
+    /// The states with the smallest number of changes in which the packet arrives and its reply comes back.
+    healed: Vec<State>,
+    /// If there is none: the state at the beginning, and then the states in which no change helps the packet on, those with few
+    /// changes first.
+    stuck: Vec<Stuck>,
+}
+
+/// Searches all smallest sets of changes after which the packet arrives and its reply comes back.
+fn search(start: State, reports: &LearnedReports, question: &ExplainRequest) -> Found {
     let mut tries = 0;
     let mut seen = BTreeSet::new();
+    let mut stuck = vec![Stuck {
+        after: Vec::new(),
+        explanation: start.explanation.clone(),
+    }];
     // The states by their number of changes.
     let mut waiting: Vec<Vec<State>> = (0..=MAX_CHANGES).map(|_| Vec::new()).collect();
     waiting[0].push(start);
@@ -128,39 +169,56 @@ fn search(start: State, reports: &LearnedReports, question: &ExplainRequest) -> 
         let states = std::mem::take(&mut waiting[size]);
         let (healed, others): (Vec<_>, Vec<_>) = states.into_iter().partition(|state| state.explanation.reachable);
         if !healed.is_empty() {
-            return healed;
+            let stuck = Vec::new();
+            return Found { healed, stuck };
         }
         for state in others {
+            let mut helps = false;
             for candidate in candidates::of(&state.topology, &state.explanation, question.destination_port) {
-                let new_size = size + candidate.changes.len();
-                if new_size > MAX_CHANGES || tries >= MAX_TRIES {
-                    continue;
+                for changes in std::iter::once(candidate.changes).chain(candidate.otherwise) {
+                    let new_size = size + changes.len();
+                    if new_size > MAX_CHANGES || tries >= MAX_TRIES {
+                        helps = true;
+                        continue;
+                    }
+                    let Some(next) = state.after(changes, reports, question, &mut seen) else {
+                        continue;
+                    };
+                    tries += 1;
+                    let heals = next.explanation.reachable;
+                    let progress = heals || stop_of(&next.explanation) != stop_of(&state.explanation);
+                    helps |= progress;
+                    if progress || new_size < TRIED_WITHOUT_PROGRESS {
+                        waiting[new_size].push(next);
+                    }
+                    if heals {
+                        break;
+                    }
                 }
-                let Some(next) = state.after(candidate, reports, question, &mut seen) else {
-                    continue;
-                };
-                tries += 1;
-                let progress = next.explanation.reachable || stop_of(&next.explanation) != stop_of(&state.explanation);
-                if progress || new_size < TRIED_WITHOUT_PROGRESS {
-                    waiting[new_size].push(next);
-                }
+            }
+            if !helps {
+                stuck.push(Stuck {
+                    after: state.changes.into_iter().map(|change| change.text).collect(),
+                    explanation: state.explanation,
+                });
             }
         }
     }
-    Vec::new()
+    let healed = Vec::new();
+    Found { healed, stuck }
 }
 
 impl State {
     /// The state after further changes. `None`: a change would be refused, or the same set has been tried before.
     fn after(
         &self,
-        candidate: Candidate,
+        more: Vec<RepairChange>,
         reports: &LearnedReports,
         question: &ExplainRequest,
         seen: &mut BTreeSet<Vec<String>>,
     ) -> Option<Self> {
         let mut changes = self.changes.clone();
-        changes.extend(candidate.changes);
+        changes.extend(more);
         let mut texts: Vec<String> = changes.iter().map(|change| change.text.clone()).collect();
         texts.sort_unstable();
         let all = texts.len();

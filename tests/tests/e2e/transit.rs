@@ -77,8 +77,8 @@ async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()>
     w.end().await
 }
 
-/// G11, D14: with different shared keys the handshake of the gateways fails, and both connections show why. The controller
-/// does not compare the keys.
+/// G11, D14, D40: with different shared keys the handshake of the gateways fails, and both connections show why. The repair
+/// copies one key to the other object, without showing it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_shared_key_is_found_and_mended() -> Result<()> {
     let w = World::up("key").await?;
@@ -92,13 +92,13 @@ async fn a_wrong_shared_key_is_found_and_mended() -> Result<()> {
             .await?;
     }
     w.silent("hub-vm", "branch-vm").await?;
-    let mended = w
-        .topology()
-        .resources
-        .connections
-        .find("branch-to-hub")
-        .and_then(|c| c.shared_key.clone());
-    w.client()?.arm_put(&path, &json!({"value": mended})).await?;
+    // D40: the repair is known before the handshake fails, and no answer has a key.
+    let question = serde_json::from_value(json!({"from": "hub-vm", "to": "branch-vm"}))?;
+    let found = w.client()?.repair(&question).await?;
+    let changes = found["repairs"][0]["changes"].as_array().cloned().unwrap_or_default();
+    assert!(changes.len() == 1 && changes[0]["copyFrom"].is_string(), "{found}");
+    assert!(!found.to_string().contains("\"another\""), "{found}");
+    w.client()?.make_change(&changes[0]).await?;
     w.in_force().await?;
     w.connection_is("hub-to-branch", "Connected").await?;
     w.connection_is("branch-to-hub", "Connected").await?;

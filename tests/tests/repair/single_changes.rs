@@ -1,6 +1,6 @@
 //! All changes of one property or resource of a network that could let a packet on, found without the product's search.
 
-use super::{apply, view};
+use super::{apply, set_key, view};
 use serde_json::{Value, json};
 use tombolo_proto::config::Direction;
 use tombolo_proto::id::ResourceId;
@@ -13,12 +13,17 @@ pub(crate) struct Write {
     path: String,
     body: Option<Value>,
     sync: bool,
+    /// The shared key to set at the connection `path`.
+    key: Option<String>,
 }
 
 impl Write {
     /// The network after the write. `None`: it is refused.
     pub(crate) fn applied_to(&self, topology: &Topology) -> Option<Topology> {
-        apply(topology, &self.path, self.body.clone(), self.sync)
+        match &self.key {
+            Some(key) => set_key(topology, &ResourceId::new(self.path.as_str()), key),
+            None => apply(topology, &self.path, self.body.clone(), self.sync),
+        }
     }
 }
 
@@ -36,6 +41,7 @@ fn put(what: String, path: String, body: Value) -> Write {
         path,
         body: Some(body),
         sync: false,
+        key: None,
     }
 }
 
@@ -45,6 +51,7 @@ fn delete(id: &ResourceId) -> Write {
         path: id.to_string(),
         body: None,
         sync: false,
+        key: None,
     }
 }
 
@@ -61,8 +68,46 @@ pub(crate) fn all(topology: &Topology) -> Vec<Write> {
     for connection in topology.connections.values() {
         let bgp = json!(!connection.enable_bgp);
         all.extend(set(topology, &connection.envelope.id, "enableBgp", bgp));
+        for other in topology.connections.values() {
+            if let Some(key) = other
+                .shared_key
+                .clone()
+                .filter(|_| other.gateway1 == connection.gateway2)
+            {
+                let id = connection.envelope.id.to_string();
+                let what = format!("the key of {} at {id}", other.envelope.id);
+                let mut write = put(what, id, Value::Null);
+                write.key = Some(key);
+                all.push(write);
+            }
+        }
     }
+    balancers(topology, &mut all);
     all
+}
+
+fn balancers(topology: &Topology, all: &mut Vec<Write>) {
+    for balancer in topology.load_balancers.values() {
+        let id = &balancer.envelope.id;
+        for pool in &balancer.pools {
+            for number in 0..balancer.rules.len() {
+                let mut body = view(topology, id).unwrap_or_default();
+                body["properties"]["loadBalancingRules"][number]["properties"]["backendAddressPool"] =
+                    json!({"id": pool.id});
+                all.push(put(
+                    format!("{} to rule {number} of {id}", pool.id),
+                    id.to_string(),
+                    body,
+                ));
+            }
+            let mut body = view(topology, &pool.id).unwrap_or_default();
+            let addresses = body.pointer_mut("/properties/loadBalancerBackendAddresses");
+            for address in addresses.and_then(Value::as_array_mut).into_iter().flatten() {
+                address["properties"]["adminState"] = json!("None");
+            }
+            all.push(put(format!("all of {} up", pool.id), pool.id.to_string(), body));
+        }
+    }
 }
 
 fn peerings(topology: &Topology, all: &mut Vec<Write>) {
@@ -121,6 +166,9 @@ fn routes(topology: &Topology, all: &mut Vec<Write>) {
                 }});
                 all.push(put(format!("{prefix} over {appliance} in {id}"), path, body));
             }
+            let path = format!("{id}/routes/new-{}", prefix.to_string().replace(['/', ':'], "-"));
+            let body = json!({"properties": {"addressPrefix": prefix, "nextHopType": "VirtualNetworkGateway"}});
+            all.push(put(format!("{prefix} over the gateway in {id}"), path, body));
         }
     }
     for subnet in topology.vnets.values().flat_map(|vnet| &vnet.subnets) {

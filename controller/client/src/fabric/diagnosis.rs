@@ -107,7 +107,7 @@ impl Client {
     }
 
     /// Returns the smallest sets of changes that let a packet arrive and its reply come back. Changes nothing. The result is
-    /// a JSON object with `reachable`, `repairs` and `summary`.
+    /// a JSON object with `reachable`, `repairs`, `byHand` and `summary`.
     ///
     /// # Errors
     /// As for [`explain`](Self::explain), but the source needs no agent.
@@ -123,6 +123,32 @@ impl Client {
             )
             .await?;
         self.json(response).await
+    }
+
+    /// Makes one change of a repair, which is an entry of `changes` in the answer of [`repair`](Self::repair). A shared key that
+    /// is copied passes through this client, and is not shown.
+    ///
+    /// # Errors
+    /// Any [`Error`]. It is an [`Error::Api`] with the status and the error of the refused write.
+    pub async fn make_change(&self, change: &Value) -> Result<(), Error> {
+        let text = |name: &str| change.get(name).and_then(Value::as_str);
+        let is_set = |name: &str| change.get(name).and_then(Value::as_bool) == Some(true);
+        let path = text("path").unwrap_or_default();
+        if is_set("generateKey") {
+            self.arm_post(&format!("{path}/reset"), &json!({})).await?;
+        } else if let Some(from) = text("copyFrom") {
+            let key = self.arm_get(from).await?;
+            self.arm_put(path, &json!({"value": key["value"]})).await?;
+        } else if let Some(body) = change.get("body") {
+            let query: &[_] = match is_set("syncRemoteAddressSpace") {
+                true => &[("syncRemoteAddressSpace", "true")],
+                false => &[],
+            };
+            self.arm_put_with(path, query, body).await?;
+        } else {
+            self.arm_delete(path).await?;
+        }
+        Ok(())
     }
 
     /// Checks a connection: the agent of the source sends real packets, and the controller compares the result with

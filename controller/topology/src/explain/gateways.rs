@@ -1,7 +1,8 @@
 //! Explains why no gateway connects two VNets. The explanation names the object, flag or BGP setting that is missing.
 
 use super::finding::{Facts, Finding, connected, gateway_agents};
-use crate::lookup::{gateways_of, half_towards};
+use super::keys;
+use crate::lookup::{connection, gateways_of, half_towards};
 use crate::resource::{Binding, Connection, ConnectionType, PeeringState, VirtualNetwork, VirtualNetworkGateway};
 use crate::topology::Topology;
 use std::collections::{BTreeMap, VecDeque};
@@ -103,7 +104,8 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         (Some(one), None) => Some(without_counterpart(one, far, near)),
         (None, Some(one)) => Some(without_counterpart(one, near, far)),
         (Some(out), Some(back)) => {
-            Some(equal_asns(topology, (out, back)).unwrap_or_else(|| not_in_force(facts, hub, there)))
+            let finding = keys::differ(topology, &out.envelope.id).or_else(|| equal_asns(topology, (out, back)));
+            Some(finding.unwrap_or_else(|| not_in_force(facts, hub, there)))
         }
         // No connection joins the two gateways directly. They may be joined by a chain over other gateways, if all its
         // connections exchange routes (G19).
@@ -153,13 +155,6 @@ fn without_counterpart(one: &Connection, from: &ResourceId, to: &ResourceId) -> 
 /// The two connection objects between two gateways (G10).
 type Pair<'t> = (&'t Connection, &'t Connection);
 
-/// The `Vnet2Vnet` connection object from one gateway to another. `None`: there is none in this direction.
-pub(super) fn connection<'t>(topology: &'t Topology, from: &ResourceId, to: &ResourceId) -> Option<&'t Connection> {
-    let mut all = topology.connections.values();
-    all.find(|c| c.connection_type == ConnectionType::Vnet2Vnet && c.gateway1 == *from && c.gateway2 == *to)
-        .map(|c| &**c)
-}
-
 /// The shortest chain of connections between VPN gateways from `from` to `to` (breadth-first). Every connection of the
 /// chain exists on both sides. Empty if `from` and `to` are the same gateway. `None`: no chain exists.
 pub(super) fn chain<'t>(topology: &'t Topology, from: &'t ResourceId, to: &ResourceId) -> Option<Vec<Pair<'t>>> {
@@ -205,9 +200,12 @@ fn equal_asns(topology: &Topology, (out, back): Pair<'_>) -> Option<Finding> {
     )
 }
 
-/// Explains why no routes are exchanged along a chain of gateways to `there`: equal ASNs (G4), or a connection object
-/// without BGP (G19). `None`: routes are exchanged along the whole chain.
+/// Explains why no routes are exchanged along a chain of gateways to `there`: different shared keys (D14), equal ASNs (G4),
+/// or a connection object without BGP (G19). `None`: routes are exchanged along the whole chain.
 pub(super) fn without_bgp(topology: &Topology, way: &[Pair<'_>], there: &dyn std::fmt::Display) -> Option<Finding> {
+    if let Some(finding) = way.iter().find_map(|(out, _)| keys::differ(topology, &out.envelope.id)) {
+        return Some(finding);
+    }
     if let Some(finding) = way.iter().find_map(|pair| equal_asns(topology, *pair)) {
         return Some(finding);
     }
@@ -340,6 +338,9 @@ pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Finding {
             ConnectionType::Vnet2Vnet | ConnectionType::ExpressRoute => "set it on both connection objects",
         };
         return Finding::new("G11", cause, remedy).at(id);
+    }
+    if let Some(finding) = keys::differ(topology, id) {
+        return finding;
     }
     if let Some(site) = topology.local_gateways.get(&connection.gateway2) {
         let far = site.envelope.id.name();

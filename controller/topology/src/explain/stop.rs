@@ -3,15 +3,13 @@
 use super::answer::{SecurityCheck, Stop};
 use super::finding::{self, Facts, Finding};
 use super::node::{Node, Packet};
-use super::{denied, gateways, no_route, transit};
+use super::{denied, gateways, keys, no_back_end, no_route, transit};
 use crate::lookup::half_towards;
 use crate::topology::Topology;
 use std::net::IpAddr;
 use tombolo_engine::decide::Trace;
 use tombolo_engine::verdict::DropReason;
-use tombolo_proto::config::{
-    AgentConfig, BalancingRule, ForeignSources, GatewayKind, Relation, Role, Space, SpaceKind,
-};
+use tombolo_proto::config::{AgentConfig, ForeignSources, GatewayKind, Relation, Role, Space, SpaceKind};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{NextHop, RouteSource};
 
@@ -90,60 +88,14 @@ pub(super) fn one_sided(node: &Node, far: &AgentId) -> Stop {
     stop(agent, DropReason::NoLink.name(), finding)
 }
 
-/// The finding for a packet to a front end whose rule has no back end for it (L8): the pool is empty, or none of its
-/// back ends answers the probe. Names why, where the agents of the back ends report it.
-fn no_back_end(facts: Facts<'_>, config: &AgentConfig, trace: &Trace) -> Finding {
-    /// Number of back ends that are named.
-    const NAMED: usize = 5;
-    let mut rules = config.front_ends.iter().flat_map(|front_end| &front_end.rules);
-    let rule = rules.find(|rule| trace.balancing_rule.as_ref() == Some(&rule.id));
-    let is_out = |rule: &BalancingRule, address: &IpAddr| rule.decided.get(address) == Some(&false);
-    if let Some(rule) = rule.filter(|r| !r.back_ends.is_empty() && r.back_ends.iter().all(|a| is_out(r, a))) {
-        return Finding::new(
-            "L8",
-            format!("the adminState of all back ends of {} is Down", rule.id.name()),
-            "set the adminState of a back end to None or Up",
-        );
-    }
-    let Some((rule, probe)) = rule
-        .filter(|r| !r.back_ends.is_empty())
-        .and_then(|r| Some((r, r.probe.as_ref()?)))
-    else {
-        let name = trace.balancing_rule.as_ref().map_or("the rule", |rule| rule.name());
-        return Finding::new(
-            "L8",
-            format!("{name} of the load balancer has no back end that could take the packet"),
-            "add network interfaces to the back-end pool of the rule",
-        );
+/// The stop at an agent that would send the packet into the tunnel to the agent `far`, if the two ends of the tunnel have
+/// different shared keys (D14). `None`: they have the same one, or the link belongs to no connection between gateways.
+pub(super) fn different_keys(topology: &Topology, node: &Node, far: &AgentId) -> Option<Stop> {
+    let Relation::Connection { connection } = &node.link(far)?.relation else {
+        return None;
     };
-    let probed = config.probed_back_ends();
-    let reason = |address: IpAddr| {
-        let mut owned = probed.iter().filter(|b| b.address == address && b.probe.id == probe.id);
-        let failures = facts.reports.failures.get(owned.next()?.owner)?;
-        failures.get(&(probe.id.clone(), address))
-    };
-    let named = rule.back_ends.iter().take(NAMED).map(|address| match reason(*address) {
-        _ if is_out(rule, address) => format!("{address} (adminState Down)"),
-        Some(failure) => format!("{address} ({failure})"),
-        None => address.to_string(),
-    });
-    let named: Vec<String> = named.collect();
-    let more = match rule.back_ends.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let (name, port) = (probe.id.name(), probe.port);
-    Finding::new(
-        "L8",
-        format!(
-            "{} of the load balancer has no back end that is up: {}{more} do not pass the probe {name} of port {port}",
-            rule.id.name(),
-            named.join(", ")
-        ),
-        format!(
-            "let a program answer at port {port} of a back end, and let its security groups admit the tag AzureLoadBalancer (L6)"
-        ),
-    )
+    let finding = keys::differ(topology, connection)?;
+    Some(stop(&node.config.agent, DropReason::LinkDown.name(), finding))
 }
 
 /// The stop of a packet that reaches the same agent over the same link twice.
@@ -240,7 +192,7 @@ pub(super) fn dropped(
             format!("{destination} is a front end of a load balancer, which takes TCP and UDP only"),
             "test it with a TCP connection to the port of a rule",
         ),
-        DropReason::NoBackEnd => no_back_end(facts, config, trace),
+        DropReason::NoBackEnd => no_back_end::finding(facts, config, trace),
         DropReason::BackEndItself => Finding::new(
             "L11",
             format!("the load balancer has chosen {source}, which is the sender itself"),

@@ -1,8 +1,9 @@
 //! Explains why a gateway or an edge does not forward a packet, and which change would permit it.
 
 use super::finding::{Facts, Finding};
-use super::gateways::{connection, missing_flags};
+use super::gateways::missing_flags;
 use super::node::Node;
+use crate::lookup::connection;
 use crate::topology::Topology;
 use std::net::IpAddr;
 use tombolo_engine::decide::Trace;

@@ -4,6 +4,7 @@
 
 use super::answer::{Hop, Ingress, MatchedRoute, Stop, Walk};
 use super::finding::Facts;
+use super::keys;
 use super::node::{Decision, Memory, Node, Packet, Passed, Step};
 use super::stop;
 use crate::compile::Compiler;
@@ -122,7 +123,7 @@ impl<'t> Agents<'t> {
         compiler: Compiler<'t>,
         groups: Option<PreparedGroups>,
     ) -> Self {
-        let learned = LearnedRoutes::new(topology, &compiler, reports.clone());
+        let learned = LearnedRoutes::new(topology, &compiler, keys::with_failed_handshakes(topology, reports));
         let nodes = topology.agents.keys().map(|agent| (agent.clone(), OnceLock::new()));
         Self {
             facts: Facts {
@@ -295,6 +296,8 @@ impl<'a> Fabric<'a> {
                     Next::left_fabric(at, Some(next))
                 } else if agents.get(&next).is_some_and(|far| far.link(at).is_none()) {
                     stopped(one_sided)
+                } else if let Some(stop) = stop::different_keys(facts.topology, node, &next) {
+                    stopped(stop)
                 } else {
                     Next::Agent(next, Some(at.clone()))
                 }

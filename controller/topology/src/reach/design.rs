@@ -40,11 +40,14 @@ pub fn with_all_agents(topology: &Topology) -> Topology {
         let id = &nic.envelope.id;
         let subnet = nic.ip_configurations.first().map(|c| &c.subnet);
         if !taken.contains(id) && !subnet.is_some_and(|subnet| served.contains(subnet)) {
-            let binding = Binding::Vm {
+            let binding = revoked_at(topology, id, &taken).unwrap_or_else(|| Binding::Vm {
                 vm: id.clone(),
                 nics: vec![id.clone()],
                 served: Vec::new(),
-            };
+            });
+            if let Binding::Vm { nics, .. } = &binding {
+                taken.extend(nics.iter().cloned());
+            }
             missing.push((id.clone(), binding));
         }
     }
@@ -84,6 +87,18 @@ pub fn with_all_agents(topology: &Topology) -> Topology {
         complete.agents.insert(id, Arc::new(agent));
     }
     complete
+}
+
+/// The binding of a revoked agent of the machine with this network interface, so that the machine keeps its name. `None`: there
+/// is no such agent, or another agent has one of its network interfaces.
+fn revoked_at(topology: &Topology, nic: &ResourceId, taken: &BTreeSet<ResourceId>) -> Option<Binding> {
+    let of_machine = |binding: &Binding| match binding {
+        Binding::Vm { nics, .. } => nics.contains(nic) && !nics.iter().any(|nic| taken.contains(nic)),
+        Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => false,
+    };
+    let mut agents = topology.agents.values();
+    let agent = agents.find(|agent| agent.revoked && of_machine(&agent.binding))?;
+    Some(agent.binding.clone())
 }
 
 /// The id of a part of a resource. Ids compare without regard to case, as the names of parts do.

@@ -16,9 +16,16 @@ pub struct RepairChange {
     pub text: String,
     /// The path of the resource.
     pub path: String,
-    /// The body of the PUT. `None`: the resource is deleted.
+    /// The body of the PUT. `None`: the resource is deleted, unless `copy_from` or
+    /// `generate_key` is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
+    /// The path of a shared key whose value is put to `path`, which is the path of another shared key. No answer has the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_from: Option<String>,
+    /// Whether the controller generates the shared key at `path`: the POST of `{path}/reset`. No answer has the value.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub generate_key: bool,
     /// Whether the PUT of a peering has `syncRemoteAddressSpace=true` (P27).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sync_remote_address_space: bool,
@@ -31,6 +38,8 @@ impl RepairChange {
             text,
             path: path.to_string(),
             body: Some(body),
+            copy_from: None,
+            generate_key: false,
             sync_remote_address_space: false,
         }
     }
@@ -41,6 +50,32 @@ impl RepairChange {
             text,
             path: path.to_string(),
             body: None,
+            copy_from: None,
+            generate_key: false,
+            sync_remote_address_space: false,
+        }
+    }
+
+    /// The PUT of the shared key of a connection, with the value that another connection has.
+    pub(super) fn copy_key(text: String, from: &ResourceId, to: &ResourceId) -> Self {
+        Self {
+            text,
+            path: format!("{to}{SHARED_KEY}"),
+            body: None,
+            copy_from: Some(format!("{from}{SHARED_KEY}")),
+            generate_key: false,
+            sync_remote_address_space: false,
+        }
+    }
+
+    /// The generation of a shared key for a connection.
+    pub(super) fn generate_key(text: String, of: &ResourceId) -> Self {
+        Self {
+            text,
+            path: format!("{of}{SHARED_KEY}"),
+            body: None,
+            copy_from: None,
+            generate_key: true,
             sync_remote_address_space: false,
         }
     }
@@ -58,15 +93,28 @@ impl RepairChange {
 
     /// The topology after the change. `None`: the change would be refused.
     pub(super) fn applied_to(&self, topology: &Topology) -> Option<Topology> {
-        let path = ArmPath::parse(&self.path).ok()?;
-        let change = match &self.body {
-            Some(body) => Change::Put {
-                path,
+        let path = || ArmPath::parse(&self.path).ok();
+        let set_key = |value| {
+            Some(Change::SetSharedKey {
+                connection: ResourceId::new(self.path.strip_suffix(SHARED_KEY)?),
+                value,
+                if_match: None,
+            })
+        };
+        let change = match (&self.body, &self.copy_from) {
+            // Which key is generated makes no difference to the packet.
+            _ if self.generate_key => set_key("generated".to_owned())?,
+            (_, Some(from)) => set_key(shared_key(topology, from)?)?,
+            (Some(body), None) => Change::Put {
+                path: path()?,
                 body: body.clone(),
                 if_match: None,
                 sync_remote_address_space: self.sync_remote_address_space,
             },
-            None => Change::Delete { path, if_match: None },
+            (None, None) => Change::Delete {
+                path: path()?,
+                if_match: None,
+            },
         };
         // The GUIDs are in no answer, and the topology is thrown away.
         let mut number = 0;
@@ -76,6 +124,15 @@ impl RepairChange {
         };
         topology.apply(&change, &mut guid).ok().map(|done| done.topology)
     }
+}
+
+/// The end of the path of a connection's shared key.
+const SHARED_KEY: &str = "/sharedkey";
+
+/// The shared key at a path. `None`: the connection does not exist, or has none.
+fn shared_key(topology: &Topology, path: &str) -> Option<String> {
+    let connection = ResourceId::new(path.strip_suffix(SHARED_KEY)?);
+    topology.connections.get(&connection)?.shared_key.clone()
 }
 
 /// Longest name of a resource (N1).

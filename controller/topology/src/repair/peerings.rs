@@ -2,7 +2,7 @@
 
 use super::change::{RepairChange, view};
 use super::stopped::{Candidate, Stopped, vnets_with};
-use crate::lookup::{half_towards, sync_level};
+use crate::lookup::{half_towards, sync_level, vnet_of};
 use crate::resource::{Peering, PeeringState, VirtualNetwork};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -31,6 +31,7 @@ pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
         }
     }
     all.extend(between(stopped));
+    all.extend(with_gateway(stopped));
     all
 }
 
@@ -84,9 +85,7 @@ fn of_flags(
     if let Some(other) = half_towards(remote, &vnet.envelope.id)
         && let (Some(transit), Some(uses)) = (set(remote, other, &TRANSIT), set(vnet, half, &REMOTE))
     {
-        all.push(Candidate {
-            changes: vec![transit, uses],
-        });
+        all.push(Candidate::of(vec![transit, uses]));
     }
 }
 
@@ -185,13 +184,9 @@ fn again(stopped: &Stopped<'_>, vnet: &VirtualNetwork, remote: &VirtualNetwork, 
     let create = RepairChange::put(format!("create the peering {name} again"), &half.id, body.clone());
     let mut all = Vec::new();
     for other in answers(vnet, remote, half) {
-        all.extend(sets.iter().map(|names| Candidate {
-            changes: vec![put(names), other.clone()],
-        }));
+        all.extend(sets.iter().map(|names| Candidate::of(vec![put(names), other.clone()])));
         if half.use_remote_gateways {
-            all.push(Candidate {
-                changes: vec![delete.clone(), other, create.clone()],
-            });
+            all.push(Candidate::of(vec![delete.clone(), other, create.clone()]));
         }
     }
     all
@@ -204,6 +199,33 @@ fn synced(stopped: &Stopped<'_>, vnet: &VirtualNetwork, half: &Peering) -> Optio
     let mut change = RepairChange::put(text, &half.id, body);
     change.sync_remote_address_space = true;
     Some(change.into())
+}
+
+/// Peers the network of the source with that of a gateway that leads to the destination's site, so that it uses this gateway
+/// (R3).
+fn with_gateway(stopped: &Stopped<'_>) -> Option<Candidate> {
+    let topology = stopped.topology;
+    let id = stopped
+        .stop
+        .resource
+        .as_ref()
+        .filter(|_| stopped.stop.rule.as_deref() == Some("R3"))?;
+    let mut connections = topology.connections.values();
+    let connection = connections.find(|c| c.envelope.id == *id || c.gateway2 == *id)?;
+    let hub = vnet_of(topology.gateways.get(&connection.gateway1)?)?;
+    let hub = topology.vnets.get(&hub)?;
+    let own = vnets_with(topology, stopped.source).next()?;
+    if half_towards(own, &hub.envelope.id).is_some() || half_towards(hub, &own.envelope.id).is_some() {
+        return None;
+    }
+    let half = |vnet: &VirtualNetwork, remote: &VirtualNetwork, flag: &Flag| {
+        let mut change = new_half(vnet, remote, &half_id(vnet, remote), |properties| {
+            properties.insert(flag.name.into(), true.into());
+        });
+        change.text = format!("{}, with {}", change.text, flag.name);
+        change
+    };
+    Some(Candidate::of(vec![half(hub, own, &TRANSIT), half(own, hub, &REMOTE)]))
 }
 
 /// Peers two networks that the packet would have to pass one after the other: those of the two ends, or one on the path with
@@ -226,11 +248,9 @@ fn between(stopped: &Stopped<'_>) -> Vec<Candidate> {
             if ids.0 == ids.1 || !is_free {
                 continue;
             }
-            for (there, back) in [(false, false), (true, false), (false, true), (true, true)] {
-                all.push(Candidate {
-                    changes: vec![create(one, other, there), create(other, one, back)],
-                });
-            }
+            let flags = [(false, false), (true, false), (false, true), (true, true)].into_iter();
+            let sets = flags.map(|(there, back)| vec![create(one, other, there), create(other, one, back)]);
+            all.extend(Candidate::first_of(sets));
         }
     }
     all

@@ -2,18 +2,20 @@
 
 use super::change::{RepairChange, free_name};
 use super::stopped::{Candidate, Stopped, vnets_with};
+use crate::lookup::gateways_of;
 use crate::path::parent_id;
 use crate::resource::{Subnet, UserNextHop};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::RouteSource;
 
 /// Drop reasons for which IP forwarding of a network interface may help.
 const NEEDS_FORWARDING: [&str; 2] = ["not_forwarding", "spoofed_source"];
 
-/// Drop reasons for which a route to an appliance may help.
+/// Drop reasons for which a route to an appliance or gateway may help.
 const NEEDS_ROUTE: [&str; 3] = ["no_route", "route_none", "route_internet"];
 
 pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
@@ -57,7 +59,7 @@ pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
         }
     }
     all.extend(forwarding(stopped));
-    all.extend(by_appliance(stopped));
+    all.extend(by_new_route(stopped));
     all
 }
 
@@ -96,8 +98,9 @@ fn forwarding(stopped: &Stopped<'_>) -> Vec<Candidate> {
     all
 }
 
-/// Routes the destination's network over an appliance of a network near the path, from the subnet where the packet stops.
-fn by_appliance(stopped: &Stopped<'_>) -> Vec<Candidate> {
+/// Routes the destination's network over an appliance of a network near the path, or over the VPN gateway, from the subnet where
+/// the packet stops.
+fn by_new_route(stopped: &Stopped<'_>) -> Vec<Candidate> {
     if !NEEDS_ROUTE.contains(&stopped.stop.reason.as_str()) {
         return Vec::new();
     }
@@ -109,12 +112,20 @@ fn by_appliance(stopped: &Stopped<'_>) -> Vec<Candidate> {
         return Vec::new();
     };
     let mut all = Vec::new();
-    for (appliance, address) in appliances(stopped) {
-        let body = json!({"properties": {
-            "addressPrefix": prefix, "nextHopType": "VirtualAppliance", "nextHopIpAddress": address,
-        }});
-        let name = format!("to-{}", prefix.to_string().replace(['/', ':'], "-"));
+    let by_appliances = appliances(stopped).into_iter().map(|(appliance, address)| {
         let what = format!("{prefix} over the appliance {} ({address})", appliance.name());
+        let properties = json!({
+            "addressPrefix": prefix, "nextHopType": "VirtualAppliance", "nextHopIpAddress": address,
+        });
+        (what, properties)
+    });
+    let by_gateway = uses_vpn_gateway(stopped, &parent_id(from)).then(|| {
+        let properties = json!({"addressPrefix": prefix, "nextHopType": "VirtualNetworkGateway"});
+        (format!("{prefix} over the VPN gateway"), properties)
+    });
+    let name = format!("to-{}", prefix.to_string().replace(['/', ':'], "-"));
+    for (what, properties) in by_appliances.chain(by_gateway) {
+        let body = json!({"properties": properties});
         match table_of(stopped, from) {
             Some(table) => {
                 let name = free_name(stopped.topology, &format!("{table}/routes"), &name);
@@ -126,6 +137,16 @@ fn by_appliance(stopped: &Stopped<'_>) -> Vec<Candidate> {
         }
     }
     all
+}
+
+/// Whether a network has a VPN gateway, or uses one of a peer, to which a route can lead (R14).
+fn uses_vpn_gateway(stopped: &Stopped<'_>, vnet: &ResourceId) -> bool {
+    let topology = stopped.topology;
+    let has_one =
+        |vnet: &ResourceId| gateways_of(topology, vnet).any(|gateway| gateway.gateway_type == GatewayKind::Vpn);
+    let own = topology.vnets.get(vnet);
+    let mut halves = own.into_iter().flat_map(|vnet| &vnet.peerings);
+    has_one(vnet) || halves.any(|half| half.use_remote_gateways && has_one(&half.remote_vnet))
 }
 
 /// Creates a table with a route, and gives it to a subnet that has none.
@@ -159,9 +180,7 @@ fn with_new_table(
         "/properties/routeTable",
         json!({"id": id}),
     )?;
-    Some(Candidate {
-        changes: vec![create, attach],
-    })
+    Some(Candidate::of(vec![create, attach]))
 }
 
 /// The network interfaces near the path that forward, with an address of the destination's family. Those that a route names

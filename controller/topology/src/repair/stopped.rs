@@ -12,11 +12,31 @@ use tombolo_proto::id::{AgentId, ResourceId};
 /// Changes that only make sense together.
 pub(super) struct Candidate {
     pub(super) changes: Vec<RepairChange>,
+    /// Less likely changes in their place. Each is tried only if those before do not heal.
+    pub(super) otherwise: Vec<Vec<RepairChange>>,
+}
+
+impl Candidate {
+    /// Changes without others in their place.
+    pub(super) const fn of(changes: Vec<RepairChange>) -> Self {
+        Self {
+            changes,
+            otherwise: Vec::new(),
+        }
+    }
+
+    /// The first of these sets of changes, and the others in its place. `None`: there is none.
+    pub(super) fn first_of(mut all: impl Iterator<Item = Vec<RepairChange>>) -> Option<Self> {
+        Some(Self {
+            changes: all.next()?,
+            otherwise: all.collect(),
+        })
+    }
 }
 
 impl From<RepairChange> for Candidate {
     fn from(change: RepairChange) -> Self {
-        Self { changes: vec![change] }
+        Self::of(vec![change])
     }
 }
 

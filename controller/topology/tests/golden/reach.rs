@@ -7,7 +7,7 @@ use tombolo_proto::fabric::{AssertedTraffic, Assertion};
 use tombolo_topology::reach::{
     ChangedTraffic, Difference, EndGroup, EndView, ReachAnswer, ReachEntry, TrafficView, Violation,
 };
-use tombolo_topology::repair::{Repair, RepairAnswer, RepairChange};
+use tombolo_topology::repair::{ByHand, Repair, RepairAnswer, RepairChange};
 
 fn end() -> EndView {
     EndView {
@@ -97,19 +97,34 @@ fn repairs() {
         path: "/subscriptions/s".into(),
         sync_remote_address_space: true,
         body,
+        copy_from: None,
+        generate_key: false,
+    };
+    let copied = RepairChange {
+        copy_from: Some("/subscriptions/s/sharedkey".into()),
+        generate_key: true,
+        ..change(None)
+    };
+    let by_hand = ByHand {
+        text: "do it".into(),
+        cause: "it is not done".into(),
+        why: "only you can".into(),
+        after: vec!["set a flag".into()],
     };
     let full = RepairAnswer {
         reachable: false,
         repairs: vec![Repair {
-            changes: vec![change(Some(json!({"properties": {}}))), change(None)],
+            changes: vec![change(Some(json!({"properties": {}}))), change(None), copied],
             connects: vec![changed()],
             cuts: Vec::new(),
         }],
+        by_hand: vec![by_hand],
         summary: "set a flag".into(),
     };
     let minimal = RepairAnswer {
         reachable: true,
         repairs: Vec::new(),
+        by_hand: Vec::new(),
         summary: "reachable".into(),
     };
     golden!().cases("repair", &[("full", full), ("minimal", minimal)]);

@@ -81,15 +81,9 @@ impl Stage<'_> {
         if !good {
             return Ok(());
         }
-        let path = repair["changes"][0]["path"].as_str().unwrap_or_default().to_owned();
-        match repair["changes"][0].get("body") {
-            Some(body) => self.put(&text, &path, &body.clone()).await,
-            None => {
-                let start = Instant::now();
-                self.lab.client()?.arm_delete(&path).await?;
-                self.wait(&text, start).await
-            }
-        }
+        let start = Instant::now();
+        self.lab.client()?.make_change(&repair["changes"][0]).await?;
+        self.wait(&text, start).await
     }
 
     fn question(&self, from: &str, to: &str, port: Port) -> Result<ExplainRequest> {

@@ -19,7 +19,10 @@ pub(super) async fn run(c: &Context, request: &ExplainRequest, applies: bool) ->
         show(c, &answer);
     }
     if answer.get("reachable").and_then(Value::as_bool) == Some(true) {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(match is_empty(&answer, "/byHand") {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        });
     }
     let Some(repair) = items(&answer, "/repairs").next().filter(|_| applies) else {
         return Ok(ExitCode::FAILURE);
@@ -31,7 +34,7 @@ pub(super) async fn run(c: &Context, request: &ExplainRequest, applies: bool) ->
     for change in items(repair, "/changes") {
         let text = at(change, "/text");
         c.out.note(&format!("{text} …"));
-        make(c, change).await.with_context(|| text)?;
+        c.client.make_change(change).await.with_context(|| text)?;
     }
     let explained = c.client.explain(request).await?;
     if c.out.is_json() {
@@ -46,33 +49,33 @@ pub(super) async fn run(c: &Context, request: &ExplainRequest, applies: bool) ->
     })
 }
 
-/// Makes one change of a repair.
-async fn make(c: &Context, change: &Value) -> Result<()> {
-    let path = at(change, "/path");
-    match change.get("body") {
-        Some(body) => {
-            let syncs = change.get("syncRemoteAddressSpace").and_then(Value::as_bool) == Some(true);
-            let query: &[_] = if syncs {
-                &[("syncRemoteAddressSpace", "true")]
-            } else {
-                &[]
-            };
-            c.client.arm_put_with(&path, query, body).await?;
-        }
-        None => {
-            c.client.arm_delete(&path).await?;
-        }
+/// Prints what the user must do where no change of the configuration helps.
+fn show_by_hand(c: &Context, answer: &Value) {
+    if is_empty(answer, "/byHand") {
+        return;
     }
-    Ok(())
+    c.out.title("\nWhat you must do");
+    for entry in items(answer, "/byHand") {
+        let after: Vec<&str> = items(entry, "/after").filter_map(Value::as_str).collect();
+        if !after.is_empty() {
+            c.out.line(&format!("First: {}", after.join("; then ")));
+        }
+        c.out.line(&format!("- {}", at(entry, "/text")));
+        c.out.line(&format!("  Cause: {}", at(entry, "/cause")));
+        c.out
+            .line(&format!("  Why --fix does not do it: {}", at(entry, "/why")));
+    }
 }
 
 fn show(c: &Context, answer: &Value) {
     if answer.get("reachable").and_then(Value::as_bool) == Some(true) {
         c.out.line(&at(answer, "/summary"));
+        show_by_hand(c, answer);
         return;
     }
     if is_empty(answer, "/repairs") {
         c.out.line(&format!("No repair: {}", at(answer, "/summary")));
+        show_by_hand(c, answer);
         return;
     }
     for (number, repair) in items(answer, "/repairs").enumerate() {
