@@ -139,6 +139,9 @@ struct Groups<'r> {
     of_end: HashMap<u32, u32>,
 }
 
+/// The cells of an end, by their numbers. True: the end sends there.
+type Cells = Vec<(usize, bool)>;
+
 /// The numbers of two groups, of which the first sends to the second.
 type Pair = (u32, u32);
 
@@ -147,7 +150,7 @@ type Sent<'r> = (Option<&'r ResourceId>, Vec<u32>, &'r Traffic);
 
 impl<'r> Groups<'r> {
     fn of(old: &[&Content<'_>], new: &[&Content<'_>], ends: &BTreeMap<u32, &'r End>) -> Self {
-        let mut cells_of_end: BTreeMap<u32, Vec<(usize, bool)>> = BTreeMap::new();
+        let mut cells_of_end: BTreeMap<u32, Cells> = BTreeMap::new();
         for (cell, content) in old.iter().chain(new).enumerate() {
             for (members, sends) in [(&content.from, true), (&content.to, false)] {
                 for end in members {
@@ -155,7 +158,7 @@ impl<'r> Groups<'r> {
                 }
             }
         }
-        let mut alike: HashMap<(Option<&ResourceId>, Vec<(usize, bool)>), Vec<u32>> = HashMap::new();
+        let mut alike: HashMap<(Option<&ResourceId>, Cells), Vec<u32>> = HashMap::new();
         for (end, cells) in cells_of_end {
             let subnet = ends.get(&end).and_then(|end| end.subnet.as_ref());
             alike.entry((subnet, cells)).or_default().push(end);
