@@ -27,8 +27,8 @@ pub struct Config {
     /// The back ends that the configuration names and that are probed: the probe, the back end's address and the agent
     /// that owns the back end (L6). Ordered, without duplicates.
     pub probed: Vec<(ResourceId, IpAddr, AgentId)>,
-    /// The flow logs that the agent writes, ordered by id.
-    pub flow_logs: Vec<ResourceId>,
+    /// The flow logs that the agent writes, with the network interfaces whose flows each one has.
+    pub flow_logs: BTreeMap<ResourceId, BTreeSet<ResourceId>>,
 }
 
 /// A configuration for an agent that does not understand the one that was compiled for it
@@ -141,12 +141,14 @@ fn probed(config: &AgentConfig) -> Vec<(ResourceId, IpAddr, AgentId)> {
 }
 
 /// The flow logs that a configuration has; see [`Config::flow_logs`].
-fn flow_logs(config: &AgentConfig) -> Vec<ResourceId> {
+fn flow_logs(config: &AgentConfig) -> BTreeMap<ResourceId, BTreeSet<ResourceId>> {
     let logs = config
         .security
         .as_ref()
         .and_then(|security| security.flow_logs.as_ref());
-    logs.map_or_else(Vec::new, |logs| logs.logs.iter().map(|log| log.id.clone()).collect())
+    let logs = logs.iter().flat_map(|logs| &logs.logs);
+    logs.map(|log| (log.id.clone(), log.nics.iter().cloned().collect()))
+        .collect()
 }
 
 /// Compiles one state. If the configuration of an agent is equal to its configuration in `before`, the result has the

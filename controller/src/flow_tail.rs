@@ -22,16 +22,17 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 use tombolo_proto::capture::STREAM_WINDOW;
 use tombolo_proto::fabric::{TailLine, TailState};
-use tombolo_proto::flow_tail::{MIN_WINDOW, TailEntry, TailRequest};
+use tombolo_proto::flow_tail::{FlowRecord, MIN_WINDOW, TailEntry, TailRequest};
 use tombolo_proto::id::AgentId;
 
-/// Largest number of tails at a time. Together with [`MAX_AGENTS`] it bounds their memory to 128 MiB.
+/// Largest number of tails at a time.
 pub(crate) const MAX_TAILS: usize = 16;
 
 /// Largest number of agents that one tail follows. Each has a window of at least 8 KiB.
 pub(crate) const MAX_AGENTS: usize = 1024;
 
-/// Number of bytes of all agents of a tail that wait for the client.
+/// Number of bytes of all agents of a tail that wait for the client, if all agents are there at the beginning. Agents that come
+/// later have smaller windows than those before, so the sum stays below five times as much.
 const WINDOWS: usize = 8 << 20;
 
 /// Wait after a change before the agents are looked through. A change of a VNet concerns many of them.
@@ -81,6 +82,9 @@ pub(crate) struct FlowTail {
     /// The time of the next look through the agents.
     look: Option<Instant>,
     lines: Vec<u8>,
+    /// Whether the client's token is still valid, and when it was checked last.
+    is_allowed: Box<dyn Fn() -> bool + Send>,
+    checked: Instant,
     /// The place of this tail among all.
     _place: OwnedSemaphorePermit,
 }
@@ -90,6 +94,7 @@ impl FlowTail {
         agents: Arc<Agents>,
         compiled: watch::Receiver<Compiled>,
         selection: Selection,
+        is_allowed: Box<dyn Fn() -> bool + Send>,
         place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
@@ -102,11 +107,13 @@ impl FlowTail {
             count: None,
             look: Some(Instant::now()),
             lines: Vec::new(),
+            is_allowed,
+            checked: Instant::now(),
             _place: place,
         }
     }
 
-    /// The lines as one stream of bytes. It ends when the controller stops.
+    /// The lines as one stream of bytes. It ends when the controller stops, or the client's token is not valid any more.
     pub(crate) fn into_stream(self) -> impl stream::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
         stream::unfold(self, |mut tail| async move {
             let bytes = tail.next().await?;
@@ -114,8 +121,12 @@ impl FlowTail {
         })
     }
 
-    /// The next lines. `None`: the controller stops.
+    /// The next lines. `None`: the tail ends.
     async fn next(&mut self) -> Option<Bytes> {
+        if self.checked.elapsed() >= HEARTBEAT {
+            self.checked = Instant::now();
+            (self.is_allowed)().then_some(())?;
+        }
         let heartbeat = Instant::now() + HEARTBEAT;
         while self.lines.is_empty() {
             let look = self.look.unwrap_or(heartbeat);
@@ -168,6 +179,7 @@ impl FlowTail {
                 let message =
                     format!("{MAX_AGENTS} agents are followed, and no more are possible; name fewer flow logs");
                 self.set(&agent, TailState::Failed, Some(message), Some(now + RETRY_WAIT));
+                self.look_by(now + RETRY_WAIT);
                 continue;
             }
             match self.agents.tail(&agent, &request) {
@@ -179,8 +191,14 @@ impl FlowTail {
                 Err(why @ TailRefusal::NotConnected(_)) => {
                     self.set(&agent, TailState::Waiting, Some(why.to_string()), Some(now));
                 }
-                Err(why @ (TailRefusal::NotSupported(_) | TailRefusal::TooMany(_))) => {
-                    self.set(&agent, TailState::Failed, Some(why.to_string()), Some(now));
+                Err(why) => {
+                    let wait = match why {
+                        TailRefusal::NotSupported(_) => RETRY_WAIT,
+                        // Another tail may end at any time.
+                        _ => RECONNECT_WAIT,
+                    };
+                    self.set(&agent, TailState::Failed, Some(why.to_string()), Some(now + wait));
+                    self.look_by(now + wait);
                 }
             }
         }
@@ -204,16 +222,23 @@ impl FlowTail {
     fn take(&mut self, agent: AgentId, event: Event) {
         match event {
             Event::Entries(entries) => {
-                let topology = self.compiled.borrow().topology.clone();
+                let compiled = self.compiled.borrow().clone();
+                let own = compiled.configs.get(&agent).map(|config| &config.flow_logs);
+                let is_own = |record: &FlowRecord| {
+                    let nics = own.and_then(|logs| logs.get(&record.log));
+                    nics.is_some_and(|nics| nics.contains(&record.nic))
+                };
                 let mut dropped = 0u64;
                 for entry in entries {
                     match entry {
-                        TailEntry::Record(record) if self.selection.has(&topology, &record.log) => {
+                        TailEntry::Record(record)
+                            if self.selection.has(&compiled.topology, &record.log) && is_own(&record) =>
+                        {
                             let agent = agent.clone();
                             self.line(&TailLine::Record { agent, record });
                         }
-                        // The log was deleted, or the agent sends what it was not asked for.
-                        TailEntry::Record(_) => dropped = dropped.saturating_add(1),
+                        // The log or the network interface was deleted, or the agent invents records of others.
+                        TailEntry::Record(_) => {}
                         TailEntry::Dropped(records) => dropped = dropped.saturating_add(records),
                     }
                 }

@@ -194,11 +194,11 @@ impl FlowRecord {
     }
 }
 
-/// Whether a terminal shows a character as itself: a letter or digit of any script, a sign of ASCII, or a space. Control
-/// characters, and those that change the direction of text, are not printable.
+/// Whether a terminal shows a character as itself, in its place: those of ASCII without control characters. The names of
+/// resources have no others. Letters of some scripts change the direction of text, and others are invisible.
 #[must_use]
 pub fn is_printable(c: char) -> bool {
-    c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric()
+    c == ' ' || c.is_ascii_graphic()
 }
 
 #[cfg(test)]
@@ -219,7 +219,7 @@ mod tests {
             protocol: 6,
             direction: Direction::Inbound,
             state: FlowState::Begin,
-            group: Some(ResourceId::new("/grüppe")),
+            group: Some(ResourceId::new("/group")),
             rule: Some("UserRule_web".into()),
             encryption: None,
             packets_sent: 0,
@@ -251,12 +251,15 @@ mod tests {
     fn d38_records_with_texts_that_cannot_be_shown_are_refused() {
         assert_eq!(record().check(), Ok(()));
         type Change = fn(&mut FlowRecord);
-        let wrong: [(&str, Change); 6] = [
+        let wrong: [(&str, Change); 7] = [
             ("macAddress", |r| r.mac_address = "02:00:DE:AD:".into()),
             ("log: the character \\u{1b}", |r| r.log = ResourceId::new("/\u{1b}[2J")),
             ("nic: the character \\u{9b}", |r| r.nic = ResourceId::new("/\u{9b}2J")),
             ("group: the character \\u{202e}", |r| {
                 r.group = Some(ResourceId::new("/\u{202e}x"))
+            }),
+            ("rule: the character \\u{5d0}", |r| {
+                r.rule = Some("UserRule_\u{5d0}".into())
             }),
             ("rule: the character \\u{a}", |r| r.rule = Some("a\nb".into())),
             ("rule: 1025 bytes", |r| r.rule = Some("x".repeat(MAX_TEXT + 1))),

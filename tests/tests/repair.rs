@@ -292,7 +292,7 @@ fn is_reachable(topology: &Topology, question: &ExplainRequest) -> bool {
 fn judge(case: &Case, smaller: impl FnOnce(usize) -> Option<String>) -> Result<Outcome, String> {
     let reports = LearnedReports::default();
     let (fault, question) = (&case.fault, &case.question);
-    let answer = repair(&fault.broken, &reports, question, &in_order)?;
+    let answer = repair(&fault.broken, &reports, question, &in_order, &|| false)?;
     let Some(best) = answer.repairs.first() else {
         let names = |words: &String| answer.by_hand.iter().any(|entry| entry.cause.contains(words));
         return match fault.by_hand.as_ref().is_some_and(names) {

@@ -87,7 +87,8 @@ impl Taps {
             if !tap.logs.is_empty() && !tap.logs.contains(&added.log.id) {
                 continue;
             }
-            if tap.ring.push(record_of(added)).is_err() {
+            // A record costs two allocations, so none is made for a full ring.
+            if tap.ring.is_full() || tap.ring.push(record_of(added)).is_err() {
                 tap.lost.fetch_add(1, Ordering::Relaxed);
             }
         }

@@ -128,12 +128,18 @@ impl Agents {
     /// Takes the report of an agent about a capture. Returns false if the capture is not in its list, so that the agent has
     /// to get the list. Ignored if a newer stream has replaced this one.
     pub(crate) fn take_capture_report(&self, stream: &Stream, id: Uuid, report: CaptureReport) -> bool {
-        let mut is_listed = true;
+        let (mut is_listed, mut is_awaited) = (true, false);
         self.with_entry(stream, |entry| match entry.captures.get_mut(&id) {
-            Some(listed) => listed.take_report(bounded(report)),
+            Some(listed) => {
+                // Nobody waits for the report of a live stream.
+                is_awaited = listed.live.is_none();
+                listed.take_report(bounded(report));
+            }
             None => is_listed = report.is_final(),
         });
-        self.captures_changed.send_modify(|n| *n += 1);
+        if is_awaited {
+            self.captures_changed.send_modify(|n| *n += 1);
+        }
         is_listed
     }
 

@@ -118,8 +118,9 @@ impl Listed {
 
     /// Takes a report. A live stream that could not start sends no bytes, so its client is told here.
     pub(super) fn take_report(&mut self, report: CaptureReport) {
+        let is_told = self.report.message.is_some();
         self.report = report;
-        if let (Some(message), Some(live)) = (&self.report.message, &self.live) {
+        if let (Some(message), Some(live), false) = (&self.report.message, &self.live, is_told) {
             let _ = live.try_send(Err(LiveEnd::Refused(self.kind.verb(), message.clone())));
         }
     }

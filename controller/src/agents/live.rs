@@ -30,6 +30,8 @@ pub struct LiveBytes {
     id: Uuid,
     bytes: mpsc::Receiver<Result<Bytes, LiveEnd>>,
     read: u64,
+    /// Whether the agent does not know how much was read, so that it may wait for ever.
+    is_stalled: bool,
 }
 
 impl Entry {
@@ -87,6 +89,7 @@ impl Agents {
             id,
             bytes,
             read: 0,
+            is_stalled: false,
         })
     }
 }
@@ -95,6 +98,9 @@ impl LiveBytes {
     /// The next bytes. `None`: the stream has ended. An error says why it has ended before its time. Cancel safe, except
     /// that the agent may not learn of bytes that were read.
     pub async fn next(&mut self) -> Option<Result<Bytes, LiveEnd>> {
+        if self.is_stalled {
+            return Some(Err(LiveEnd::Disconnected));
+        }
         let next = self.bytes.recv().await?;
         if let Ok(bytes) = &next {
             self.read += bytes.len() as u64;
@@ -104,7 +110,7 @@ impl LiveBytes {
     }
 
     /// Tells the agent how much was read, so that it sends more.
-    async fn acknowledge(&self) {
+    async fn acknowledge(&mut self) {
         let messages = {
             let mut entries = self.agents.entries();
             let Some(entry) = entries.get_mut(&self.agent) else {
@@ -122,7 +128,7 @@ impl LiveBytes {
         let message = control_stream::ControllerMessage { message: Some(message) };
         if let Some(messages) = messages {
             // An agent that does not read its stream does not send either.
-            let _ = messages.send_timeout(message, READ_TIMEOUT).await;
+            self.is_stalled = messages.send_timeout(message, READ_TIMEOUT).await.is_err();
         }
     }
 }

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use std::sync::Arc;
 use std::time::Duration;
 use tombolo_proto::fabric::FlowLogTail;
@@ -17,6 +17,7 @@ const COMPILE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// POST `flow-logs/tail`: the records of flow logs, as lines of JSON. It ends when the client ends the response.
 pub(super) async fn tail(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
+    let authorization = request.headers().get(AUTHORIZATION).cloned();
     let asked: FlowLogTail = json::typed(request).await?;
     let current = rest.app.writer.current();
     let selection = Selection::of(&current.topology, asked).map_err(|problem| {
@@ -38,7 +39,13 @@ pub(super) async fn tail(State(rest): State<Arc<Rest>>, request: Request) -> Res
     let is_compiled = compiled.wait_for(|compiled| compiled.revision >= current.revision);
     // Later lines correct the first ones if that takes longer.
     let _ = tokio::time::timeout(COMPILE_TIMEOUT, is_compiled).await.map(drop);
-    let tail = FlowTail::new(rest.app.agents.clone(), compiled, selection, place);
+    let agents = rest.app.agents.clone();
+    // A tail has no end of its own, so it must not outlive its token.
+    let is_allowed = move || {
+        let authorization = authorization.as_ref().and_then(|value| value.to_str().ok());
+        rest.auth.check(authorization).is_ok()
+    };
+    let tail = FlowTail::new(agents, compiled, selection, Box::new(is_allowed), place);
     let mut response = Response::new(Body::from_stream(tail.into_stream()));
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, kind);

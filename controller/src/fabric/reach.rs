@@ -11,6 +11,7 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::json as object;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::OwnedMutexGuard;
 use tombolo_proto::arm::ArmPath;
 use tombolo_proto::fabric::{
@@ -23,6 +24,9 @@ use tombolo_topology::reach::{check_assertions, difference};
 use tombolo_topology::repair;
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
+
+/// Longest search for repairs. Computing the effects of those that were found takes some seconds more.
+const REPAIR_LIMIT: Duration = Duration::from_secs(60);
 
 /// POST `reach`: which addresses reach which.
 pub(super) async fn reach(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
@@ -93,10 +97,17 @@ pub(super) async fn repair(State(rest): State<Arc<Rest>>, request: Request) -> R
     let question: ExplainRequest = json::typed(request).await?;
     let topology = rest.app.writer.current().topology;
     let reports = LearnedReports::of(&rest.app.agents.statuses());
-    // Like the computation of reachability, this uses all processors.
-    let turn = rest.reach.0.clone().lock_owned().await;
+    // One search at a time, because it keeps many states of the network.
+    let turn = rest.repairs.clone().lock_owned().await;
+    let reach = rest.reach.0.clone();
     let found = tokio::task::spawn_blocking(move || {
-        let found = repair::repair(&topology, &reports, &question, &in_parallel);
+        let end = Instant::now() + REPAIR_LIMIT;
+        // The computation of reachability uses all processors, and writes with assertions wait for it, but not for the search.
+        let run = |tasks: usize, work: &(dyn Fn(usize) + Sync)| {
+            let _turn = reach.blocking_lock();
+            in_parallel(tasks, work);
+        };
+        let found = repair::repair(&topology, &reports, &question, &run, &|| Instant::now() >= end);
         drop(turn);
         found
     });

@@ -84,10 +84,9 @@ impl Selection {
 
     /// The agents that write one of the logs, ordered by id.
     pub(super) fn agents<'c>(&self, compiled: &'c Compiled) -> impl Iterator<Item = &'c AgentId> {
-        let writes = |logs: &[ResourceId]| logs.iter().any(|log| self.has(&compiled.topology, log));
         let agents = compiled.configs.iter();
         agents
-            .filter(move |(_, config)| writes(&config.flow_logs))
+            .filter(|(_, config)| config.flow_logs.keys().any(|log| self.has(&compiled.topology, log)))
             .map(|(agent, _)| agent)
     }
 }

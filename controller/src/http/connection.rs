@@ -12,6 +12,8 @@ use futures::future::poll_immediate;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpUserTimeout;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,6 +33,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Longest time until a PING is acknowledged. If it is not, the connection is closed. 20 s is hyper's default.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest time in milliseconds for which a client may leave sent bytes without an acknowledgement, or have no room for more.
+/// A person may pause the output of a live stream for a moment.
+const SEND_LIMIT_MS: u32 = 120_000;
 
 /// Size of the read buffer for HTTP/1.1, in bytes. The head of a request must fit into it. hyper's default is 400 KiB,
 /// which a client without a token could fill on each of its connections.
@@ -79,6 +85,9 @@ impl Service {
     pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, connection: Connection) {
         // Nagle's algorithm would delay small frames. If it cannot be disabled, the connection works, but is slower.
         let _ = stream.set_nodelay(true);
+        // A client that has gone, or that reads nothing, would keep its live streams. Without the option, the kernel gives up
+        // after a quarter of an hour, or never.
+        let _ = setsockopt(&stream, TcpUserTimeout, &SEND_LIMIT_MS);
         match self.accept_tls(stream, &connection).await {
             // The future is boxed, so that a task that waits for a ClientHello does not hold the memory that HTTP needs
             // later.

@@ -45,6 +45,7 @@ pub async fn router(app: &Arc<App>, packages: Packages) -> anyhow::Result<Router
         packages: Arc::new(packages),
         tails: Arc::new(Semaphore::new(MAX_TAILS)),
         reach: ReachCache::default(),
+        repairs: Arc::default(),
         troubleshooting: Troubleshooting::default(),
         asserted: Asserted::open(&app.own_documents)?,
     });

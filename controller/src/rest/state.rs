@@ -14,7 +14,7 @@ use crate::troubleshooting::Troubleshooting;
 use http::header::{AUTHORIZATION, HOST};
 use http::{Extensions, HeaderMap, StatusCode, Uri};
 use std::sync::{Arc, OnceLock};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 /// The state of all request handlers.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(crate) struct Rest {
     /// The places of tails of flow logs.
     pub(crate) tails: Arc<Semaphore>,
     pub(crate) reach: ReachCache,
+    /// Held during a search for repairs.
+    pub(crate) repairs: Arc<Mutex<()>>,
     pub(crate) troubleshooting: Troubleshooting,
     pub(crate) asserted: Asserted,
 }

@@ -41,8 +41,11 @@ const MAX_CHANGES: usize = 5;
 /// or stop for another reason.
 const TRIED_WITHOUT_PROGRESS: usize = 2;
 
-/// Largest number of explanations of one request. It bounds the time.
+/// Largest number of sets of changes that are tried for one request. It bounds the time, as the caller does.
 const MAX_TRIES: usize = 4_000;
+
+/// Largest number of repairs of one size that are kept. Each has a topology.
+const MAX_HEALED: usize = 64;
 
 /// Largest number of repairs whose effects on other pairs are computed, and that are in an answer.
 const MAX_REPAIRS: usize = 5;
@@ -53,8 +56,8 @@ const MAX_REPAIRS: usize = 5;
 pub struct RepairAnswer {
     /// Whether the packet arrives and its reply comes back already. Then there are no repairs.
     pub reachable: bool,
-    /// The repairs with the smallest number of changes, the one with the fewest side effects first. Empty: no set of at most
-    /// five changes helps.
+    /// The first repairs that were found with the smallest number of changes; of these, the one with the fewest side effects first.
+    /// Empty: no set of at most five changes helps, or the search was cut off.
     pub repairs: Vec<Repair>,
     /// What a person must do, because no change of the configuration can do it, or because the controller cannot know the
     /// values. Present if there is no repair; and if the packet arrives by the design, but not in the network as the agents
@@ -86,7 +89,7 @@ struct State {
 
 /// Finds the smallest repairs for a packet that does not arrive, or whose reply does not come back. They are about the
 /// design: all agents have joined, all links and back ends are up, and the TTL suffices. What stops the packet in the network as `reports`
-/// describe it is in [`RepairAnswer::by_hand`]. `run` is as for [`Reach::of`].
+/// describe it is in [`RepairAnswer::by_hand`]. `run` is as for [`Reach::of`]. The search is cut off when `is_late` says so.
 ///
 /// # Errors
 /// As for [`explain`](crate::explain::explain()).
@@ -95,6 +98,7 @@ pub fn repair(
     reports: &LearnedReports,
     question: &ExplainRequest,
     run: Run<'_>,
+    is_late: &dyn Fn() -> bool,
 ) -> Result<RepairAnswer, String> {
     let present = topology;
     let live = reports;
@@ -124,19 +128,27 @@ pub fn repair(
         changes: Vec::new(),
         explanation,
     };
-    let found = search(start, &reports, question);
-    let repairs = with_effects(found.healed, &topology, &reports, run);
+    let found = search(start, &reports, question, is_late);
+    let mut repairs = with_effects(found.healed, &topology, &reports, run);
+    for repair in &mut repairs {
+        change::note_etags(&mut repair.changes, present);
+    }
     let summary = match repairs.first() {
         Some(repair) => {
             let texts: Vec<&str> = repair.changes.iter().map(|change| change.text.as_str()).collect();
             texts.join("; then ")
+        }
+        None if found.tries_left_out => {
+            format!(
+                "no set of changes was found that helps, and not all were tried, because there are too many: {cause}"
+            )
         }
         None => format!("no set of at most {MAX_CHANGES} changes helps: {cause}"),
     };
     Ok(RepairAnswer {
         reachable: false,
         by_hand: match repairs.is_empty() {
-            true => by_hand::in_the_design(&topology, found.stuck),
+            true => by_hand::in_the_design(&topology, found.stuck, found.tries_left_out),
             false => Vec::new(),
         },
         repairs,
@@ -149,14 +161,18 @@ pub fn repair(
 struct Found {
     /// The states with the smallest number of changes in which the packet arrives and its reply comes back.
     healed: Vec<State>,
+    /// Whether not all sets were tried.
+    tries_left_out: bool,
     /// If there is none: the state at the beginning, and then the states in which no change helps the packet on, those with few
     /// changes first.
     stuck: Vec<Stuck>,
 }
 
 /// Searches all smallest sets of changes after which the packet arrives and its reply comes back.
-fn search(start: State, reports: &LearnedReports, question: &ExplainRequest) -> Found {
+fn search(start: State, reports: &LearnedReports, question: &ExplainRequest, is_late: &dyn Fn() -> bool) -> Found {
     let mut tries = 0;
+    let mut tries_left_out = false;
+    let mut healed_by_size = [0; MAX_CHANGES + 1];
     let mut seen = BTreeSet::new();
     let mut stuck = vec![Stuck {
         after: Vec::new(),
@@ -169,22 +185,30 @@ fn search(start: State, reports: &LearnedReports, question: &ExplainRequest) -> 
         let states = std::mem::take(&mut waiting[size]);
         let (healed, others): (Vec<_>, Vec<_>) = states.into_iter().partition(|state| state.explanation.reachable);
         if !healed.is_empty() {
-            let stuck = Vec::new();
-            return Found { healed, stuck };
+            return Found {
+                healed,
+                ..Found::default()
+            };
         }
         for state in others {
+            if tries >= MAX_TRIES || is_late() {
+                tries_left_out = true;
+                break;
+            }
             let mut helps = false;
             for candidate in candidates::of(&state.topology, &state.explanation, question.destination_port) {
                 for changes in std::iter::once(candidate.changes).chain(candidate.otherwise) {
                     let new_size = size + changes.len();
-                    if new_size > MAX_CHANGES || tries >= MAX_TRIES {
+                    let is_cut_off = tries >= MAX_TRIES || is_late();
+                    tries_left_out |= is_cut_off;
+                    if new_size > MAX_CHANGES || is_cut_off || healed_by_size[new_size] >= MAX_HEALED {
                         helps = true;
                         continue;
                     }
+                    tries += 1;
                     let Some(next) = state.after(changes, reports, question, &mut seen) else {
                         continue;
                     };
-                    tries += 1;
                     let heals = next.explanation.reachable;
                     let progress = heals || stop_of(&next.explanation) != stop_of(&state.explanation);
                     helps |= progress;
@@ -192,6 +216,7 @@ fn search(start: State, reports: &LearnedReports, question: &ExplainRequest) -> 
                         waiting[new_size].push(next);
                     }
                     if heals {
+                        healed_by_size[new_size] += 1;
                         break;
                     }
                 }
@@ -204,8 +229,11 @@ fn search(start: State, reports: &LearnedReports, question: &ExplainRequest) -> 
             }
         }
     }
-    let healed = Vec::new();
-    Found { healed, stuck }
+    Found {
+        healed: Vec::new(),
+        tries_left_out,
+        stuck,
+    }
 }
 
 impl State {
@@ -219,7 +247,9 @@ impl State {
     ) -> Option<Self> {
         let mut changes = self.changes.clone();
         changes.extend(more);
-        let mut texts: Vec<String> = changes.iter().map(|change| change.text.clone()).collect();
+        // Resources of different groups may have the same name, so a text does not say everything.
+        let whole = |change: &RepairChange| format!("{} {}", change.path, change.text);
+        let mut texts: Vec<String> = changes.iter().map(whole).collect();
         texts.sort_unstable();
         let all = texts.len();
         texts.dedup();

@@ -125,11 +125,35 @@ impl Client {
         self.json(response).await
     }
 
+    /// Returns the path of a resource that somebody has changed, created or deleted since these changes of a repair were computed.
+    /// The changes would then overwrite that. `None`: there is no such resource.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn changed_since(&self, changes: &[Value]) -> Result<Option<String>, Error> {
+        for change in changes {
+            let path = change.get("path").and_then(Value::as_str).unwrap_or_default();
+            let path = path.strip_suffix("/sharedkey").unwrap_or(path);
+            let etag = change.get("etag").and_then(Value::as_str);
+            let is_new = change.get("isNew").and_then(Value::as_bool) == Some(true);
+            if etag.is_none() && !is_new {
+                continue;
+            }
+            let present = self.arm_find(path).await?;
+            let found = present.as_ref().map(|resource| resource["etag"].as_str());
+            if found != etag.map(Some) {
+                return Ok(Some(path.to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Makes one change of a repair, which is an entry of `changes` in the answer of [`repair`](Self::repair). A shared key that
     /// is copied passes through this client, and is not shown.
     ///
     /// # Errors
-    /// Any [`Error`]. It is an [`Error::Api`] with the status and the error of the refused write.
+    /// Any [`Error`]. It is an [`Error::Api`] with the status and the error of the refused write, and an [`Error::Protocol`] if the
+    /// change is of a kind that this version does not know.
     pub async fn make_change(&self, change: &Value) -> Result<(), Error> {
         let text = |name: &str| change.get(name).and_then(Value::as_str);
         let is_set = |name: &str| change.get(name).and_then(Value::as_bool) == Some(true);
@@ -145,8 +169,13 @@ impl Client {
                 false => &[],
             };
             self.arm_put_with(path, query, body).await?;
-        } else {
+        } else if is_set("delete") {
             self.arm_delete(path).await?;
+        } else {
+            return Err(Error::Protocol {
+                what: path.to_owned(),
+                reason: "the change is of a kind that this program does not know; update it".into(),
+            });
         }
         Ok(())
     }

@@ -69,8 +69,9 @@ pub(super) fn in_the_network(
 }
 
 /// What a person must do about states in which no change helps, of which the first one is the present state: each cause once,
-/// and only those that no change can mend. If there are none of these: what stops the packet now.
-pub(super) fn in_the_design(topology: &Topology, stuck: Vec<Stuck>) -> Vec<ByHand> {
+/// and only those that no change can mend. If there are none of these: what stops the packet now. `is_cut_off`: not all sets of
+/// changes were tried.
+pub(super) fn in_the_design(topology: &Topology, stuck: Vec<Stuck>, is_cut_off: bool) -> Vec<ByHand> {
     let mut seen = BTreeSet::new();
     let entry = |Stuck { after, explanation }: Stuck| {
         let stop = stop_of(&explanation)?;
@@ -82,7 +83,16 @@ pub(super) fn in_the_design(topology: &Topology, stuck: Vec<Stuck>) -> Vec<ByHan
         })
     };
     let mut all: Vec<ByHand> = stuck.into_iter().filter_map(entry).collect();
-    let first = all.first().cloned();
+    let first = all
+        .first()
+        .cloned()
+        .map(|first| match first.why == NONE_HELPS && is_cut_off {
+            true => ByHand {
+                why: CUT_OFF.to_owned(),
+                ..first
+            },
+            false => first,
+        });
     all.retain(|entry| entry.why != NONE_HELPS && seen.insert(entry.cause.clone()));
     match (all.first(), first) {
         (Some(one), Some(first)) if *one == first => vec![first],
@@ -102,6 +112,7 @@ fn stop_of(explanation: &Explanation) -> Option<&Stop> {
 
 const NONE_HELPS: &str = "no set of at most five changes of peerings, routes, IP forwarding, security rules, connections and load \
                           balancers lets the packet pass here";
+const CUT_OFF: &str = "there are more sets of changes than the controller tries";
 const KEY: &str = "a tunnel needs a key that its far end has too, and only the site knows it";
 const PRESENT_STATE: &str =
     "the configuration lets the packet arrive; this is the present state of the machines and links";

@@ -5,6 +5,7 @@ use crate::path::ArmPath;
 use crate::topology::{AgentStatuses, Topology};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
@@ -16,8 +17,7 @@ pub struct RepairChange {
     pub text: String,
     /// The path of the resource.
     pub path: String,
-    /// The body of the PUT. `None`: the resource is deleted, unless `copy_from` or
-    /// `generate_key` is set.
+    /// The body of the PUT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
     /// The path of a shared key whose value is put to `path`, which is the path of another shared key. No answer has the value.
@@ -26,6 +26,16 @@ pub struct RepairChange {
     /// Whether the controller generates the shared key at `path`: the POST of `{path}/reset`. No answer has the value.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub generate_key: bool,
+    /// Whether the resource is deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub delete: bool,
+    /// The etag that the resource has before the whole repair. Only the first change of a resource has it. With another etag, somebody has
+    /// changed the resource since, and the repair is out of date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// Whether the resource does not exist before the whole repair.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_new: bool,
     /// Whether the PUT of a peering has `syncRemoteAddressSpace=true` (P27).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sync_remote_address_space: bool,
@@ -35,11 +45,22 @@ impl RepairChange {
     /// The PUT of a resource.
     pub(super) fn put(text: String, path: &ResourceId, body: Value) -> Self {
         Self {
-            text,
-            path: path.to_string(),
             body: Some(body),
+            ..Self::of(text, path.to_string())
+        }
+    }
+
+    /// A change that does nothing yet.
+    const fn of(text: String, path: String) -> Self {
+        Self {
+            text,
+            path,
+            body: None,
             copy_from: None,
             generate_key: false,
+            delete: false,
+            etag: None,
+            is_new: false,
             sync_remote_address_space: false,
         }
     }
@@ -47,36 +68,24 @@ impl RepairChange {
     /// The deletion of a resource.
     pub(super) fn delete(text: String, path: &ResourceId) -> Self {
         Self {
-            text,
-            path: path.to_string(),
-            body: None,
-            copy_from: None,
-            generate_key: false,
-            sync_remote_address_space: false,
+            delete: true,
+            ..Self::of(text, path.to_string())
         }
     }
 
     /// The PUT of the shared key of a connection, with the value that another connection has.
     pub(super) fn copy_key(text: String, from: &ResourceId, to: &ResourceId) -> Self {
         Self {
-            text,
-            path: format!("{to}{SHARED_KEY}"),
-            body: None,
             copy_from: Some(format!("{from}{SHARED_KEY}")),
-            generate_key: false,
-            sync_remote_address_space: false,
+            ..Self::of(text, format!("{to}{SHARED_KEY}"))
         }
     }
 
     /// The generation of a shared key for a connection.
     pub(super) fn generate_key(text: String, of: &ResourceId) -> Self {
         Self {
-            text,
-            path: format!("{of}{SHARED_KEY}"),
-            body: None,
-            copy_from: None,
             generate_key: true,
-            sync_remote_address_space: false,
+            ..Self::of(text, format!("{of}{SHARED_KEY}"))
         }
     }
 
@@ -123,6 +132,23 @@ impl RepairChange {
             Uuid::from_u128(number)
         };
         topology.apply(&change, &mut guid).ok().map(|done| done.topology)
+    }
+}
+
+/// Notes in the changes of a repair what their resources are in this topology, to which the first one is made. Shared keys
+/// have the etags of their connections.
+pub(super) fn note_etags(changes: &mut [RepairChange], topology: &Topology) {
+    let mut seen = BTreeSet::new();
+    for change in changes {
+        let path = change.path.strip_suffix(SHARED_KEY).unwrap_or(&change.path).to_owned();
+        if !seen.insert(path.to_ascii_lowercase()) {
+            continue;
+        }
+        let present = view(topology, &ResourceId::new(path));
+        change.etag = present
+            .as_ref()
+            .and_then(|view| view["etag"].as_str().map(str::to_owned));
+        change.is_new = present.is_none();
     }
 }
 

@@ -86,7 +86,7 @@ fn to_circuit(stopped: &Stopped<'_>) -> Vec<RepairChange> {
         let connections = format!("{group}/providers/Microsoft.Network/connections");
         let name = super::change::free_name(topology, &connections, &format!("{}-to-{}", id.name(), circuit.name()));
         let text = format!(
-            "create the connection {name} of the gateway {} with the circuit {}",
+            "create the connection {name} of the gateway {} with the circuit {}, which opens all networks that the circuit announces",
             id.name(),
             circuit.name()
         );

@@ -99,6 +99,9 @@ fn repairs() {
         body,
         copy_from: None,
         generate_key: false,
+        delete: true,
+        etag: Some("W/\"00000000-0000-0000-0000-000000000001\"".into()),
+        is_new: true,
     };
     let copied = RepairChange {
         copy_from: Some("/subscriptions/s/sharedkey".into()),

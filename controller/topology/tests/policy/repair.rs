@@ -6,7 +6,7 @@ use crate::balancing::{add_balancer, use_ha_ports};
 use crate::circuits::{lab, reports};
 use crate::outside::plain_site;
 use crate::world::{World, hub_and_spokes, id, ip};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tombolo_proto::fabric::{ExplainRequest, Protocol};
@@ -18,7 +18,7 @@ use tombolo_topology::path::ArmPath;
 use tombolo_topology::reach::in_order;
 use tombolo_topology::repair::{RepairAnswer, repair};
 use tombolo_topology::resource::{BalancedProtocol, Binding, InboundNatRule, ResourceGroup};
-use tombolo_topology::topology::AgentStatuses;
+use tombolo_topology::topology::{AgentStatuses, Topology};
 use uuid::Uuid;
 
 fn question(from: &str, to: &str, protocol: Protocol, port: Option<u16>) -> ExplainRequest {
@@ -41,7 +41,7 @@ fn writable(w: &World) -> World {
 }
 
 fn answer(w: &World, reports: &LearnedReports, question: &ExplainRequest) -> RepairAnswer {
-    let answer = repair(&writable(w).topology, reports, question, &in_order).unwrap();
+    let answer = repair(&writable(w).topology, reports, question, &in_order, &|| false).unwrap();
     let text = serde_json::to_string(&answer).unwrap();
     assert_eq!(serde_json::from_str::<RepairAnswer>(&text).unwrap(), answer);
     for key in ["abc", "another"] {
@@ -93,8 +93,74 @@ fn d40_g11_different_keys_become_equal() {
         let mut paths = [Some(change.path.clone()), change.copy_from.clone()];
         paths.sort_unstable();
         assert_eq!(paths, [path("branch-to-hub"), path("hub-to-branch")].map(Some));
-        assert!(change.body.is_none() && !answer.repairs[0].connects.is_empty());
+        assert!(change.body.is_none() && !change.delete && !answer.repairs[0].connects.is_empty());
+        // A client sees by the etag that somebody has changed the connection since.
+        let path = ArmPath::parse(change.path.strip_suffix("/sharedkey").unwrap()).unwrap();
+        let present = w.topology.view(&path, &AgentStatuses::default()).unwrap();
+        assert_eq!(
+            (change.etag.as_deref(), change.is_new),
+            (present["etag"].as_str(), false)
+        );
     }
+}
+
+/// D40: a search that is cut off does not say that nothing helps.
+#[test]
+fn d40_a_search_that_is_cut_off_says_so() {
+    let w = hub_and_spokes();
+    let asked = question("a-vm", "b-vm", Protocol::Icmp, None);
+    let reports = LearnedReports::default();
+    let whole = answer(&w, &reports, &asked);
+    let first = &whole.repairs[0].changes[0];
+    assert!(first.etag.is_some() != first.is_new, "{first:#?}");
+    let cut = repair(&writable(&w).topology, &reports, &asked, &in_order, &|| true).unwrap();
+    assert!(
+        cut.repairs.is_empty() && cut.summary.contains("not all were tried"),
+        "{cut:#?}"
+    );
+    assert!(
+        cut.by_hand.iter().all(|entry| !entry.why.contains("no set")),
+        "{cut:#?}"
+    );
+}
+
+/// D40: two networks of the same name in different resource groups are not taken for one.
+#[test]
+fn d40_networks_of_the_same_name_are_peered_with_the_defaults() {
+    let mut topology = Topology::default();
+    let mut put = |path: String, mut body: Value| {
+        body["location"] = json!("region1");
+        let change = Change::Put {
+            path: ArmPath::parse(&path).unwrap(),
+            body,
+            if_match: None,
+            sync_remote_address_space: false,
+        };
+        topology = topology.apply(&change, &mut Uuid::new_v4).unwrap().topology;
+    };
+    for (group, number) in [("one", 1), ("two", 2)] {
+        let group = format!("/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/{group}");
+        let vnet = format!("{group}/providers/Microsoft.Network/virtualNetworks/net");
+        let prefix = format!("10.{number}.0.0/16");
+        let subnet = json!({"name": "work", "properties": {"addressPrefix": prefix}});
+        let address = json!({"name": "a", "properties": {
+            "privateIPAddress": format!("10.{number}.0.4"), "privateIPAllocationMethod": "Static",
+            "subnet": {"id": format!("{vnet}/subnets/work")},
+        }});
+        put(group.clone(), json!({}));
+        put(
+            vnet,
+            json!({"properties": {"addressSpace": {"addressPrefixes": [prefix]}, "subnets": [subnet]}}),
+        );
+        put(
+            format!("{group}/providers/Microsoft.Network/networkInterfaces/vm"),
+            json!({"properties": {"ipConfigurations": [address]}}),
+        );
+    }
+    let asked = question("10.1.0.4", "10.2.0.4", Protocol::Icmp, None);
+    let found = repair(&topology, &LearnedReports::default(), &asked, &in_order, &|| false).unwrap();
+    let plain = ["create the peering to-net of net with net"; 2];
+    assert!(texts(&found).contains(&plain.to_vec()), "{found:#?}");
 }
 
 /// D40, G11: a key that only one object has is copied. If neither has one, the controller generates one.
@@ -277,7 +343,8 @@ fn d40_l3_a_new_rule_avoids_the_port_of_a_nat_rule() {
 fn d40_e7_a_circuit_is_connected() {
     let asked = question("remote-vm", "10.1.31.10", Protocol::Icmp, None);
     let found = answer(&lab(), &reports(false), &asked);
-    let created = "create the connection remote-er-to-er2 of the gateway remote-er with the circuit er2";
+    let created = "create the connection remote-er-to-er2 of the gateway remote-er with the circuit er2, which opens all networks \
+                   that the circuit announces";
     assert!(texts(&found).contains(&vec![created]), "{found:#?}");
 }
 

@@ -3,7 +3,7 @@
 use crate::command::reach::{is_empty, show_difference};
 use crate::context::Context;
 use crate::output::{at, items};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use std::process::ExitCode;
 use tombolo_client::fabric::ExplainRequest;
@@ -13,36 +13,48 @@ use tombolo_client::fabric::ExplainRequest;
 pub(super) async fn run(c: &Context, request: &ExplainRequest, applies: bool) -> Result<ExitCode> {
     let work = c.client.repair(request);
     let answer = c.progress("trying changes", work).await?;
-    if c.out.is_json() && !applies {
+    let is_reachable = answer.get("reachable").and_then(Value::as_bool) == Some(true);
+    let repair = items(&answer, "/repairs").next().filter(|_| applies && !is_reachable);
+    if c.out.is_json() && repair.is_none() {
         c.out.json(&answer)?;
     } else if !c.out.is_json() {
         show(c, &answer);
     }
-    if answer.get("reachable").and_then(Value::as_bool) == Some(true) {
+    if is_reachable {
         return Ok(match is_empty(&answer, "/byHand") {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         });
     }
-    let Some(repair) = items(&answer, "/repairs").next().filter(|_| applies) else {
+    let Some(repair) = repair else {
         return Ok(ExitCode::FAILURE);
     };
     if !c.confirm("Make the changes of the first repair?")? {
         c.out.note("Nothing was changed.");
         return Ok(ExitCode::FAILURE);
     }
-    for change in items(repair, "/changes") {
+    let changes: Vec<Value> = items(repair, "/changes").cloned().collect();
+    if let Some(path) = c.client.changed_since(&changes).await? {
+        bail!("{path} has changed since the repair was computed, so nothing was changed; run the command again");
+    }
+    for change in &changes {
         let text = at(change, "/text");
         c.out.note(&format!("{text} …"));
         c.client.make_change(change).await.with_context(|| text)?;
     }
-    let explained = c.client.explain(request).await?;
+    c.wait_if_requested().await?;
+    // Repairs are about the design; links come up a moment later.
+    let designed = ExplainRequest {
+        design: true,
+        ttl: None,
+        ..request.clone()
+    };
+    let explained = c.client.explain(&designed).await?;
     if c.out.is_json() {
         c.out.json(&explained)?;
     } else {
         c.out.line(&at(&explained, "/summary"));
     }
-    c.wait_if_requested().await?;
     Ok(match explained.get("reachable").and_then(Value::as_bool) {
         Some(true) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,

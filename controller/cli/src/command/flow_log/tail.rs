@@ -50,13 +50,16 @@ impl Tail {
                 _ = &mut interrupted => return Ok(()),
             };
             let Some(line) = line else {
-                bail!("the controller has ended the tail, because it stops; begin again when it runs");
+                bail!(
+                    "the controller has ended the tail, because it stops, or the token is not valid any more; begin again"
+                );
             };
             let text = match (&line, c.out.is_json()) {
                 (_, true) => ascii(&serde_json::to_string(&line)?),
                 (TailLine::Record { record, .. }, false) => row(record, is_one),
                 (TailLine::Agents { .. } | TailLine::Agent { .. } | TailLine::Dropped { .. }, false) => {
-                    eprintln!("{}", note(&line));
+                    // Nobody may read the notes any more.
+                    let _ = writeln!(std::io::stderr(), "{}", note(&line));
                     continue;
                 }
             };
@@ -315,7 +318,9 @@ mod tests {
         };
         let line = row(&evil, false);
         assert!(
-            line.contains("nic\\u{1b}[2J\\u{9b}31m\\u{d}\\u{a}") && line.contains("ü") && line.ends_with("log\\u{7}")
+            line.contains("nic\\u{1b}[2J\\u{9b}31m\\u{d}\\u{a}")
+                && line.contains("\\u{fc}")
+                && line.ends_with("log\\u{7}")
         );
         assert!(line.chars().all(is_printable), "{line:?}");
         let agent: tombolo_proto::id::AgentId = "hub-vm".parse().unwrap();

@@ -9,7 +9,11 @@ use crate::path::parent_id;
 use crate::resource::{NetworkInterface, NicIpConfiguration, pool_members};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
+
+/// Largest number of ip configurations that are proposed. Each is a state of the network that the search keeps.
+const MAX_MEMBERS: usize = 16;
 
 /// Adds an ip configuration to an empty pool of the front end's rules, for each one that could be a member.
 pub(super) fn candidates(stopped: &Stopped<'_>, front: &Front<'_>) -> Vec<RepairChange> {
@@ -23,13 +27,18 @@ pub(super) fn candidates(stopped: &Stopped<'_>, front: &Front<'_>) -> Vec<Repair
         return Vec::new();
     }
     let vnet = parent_id(&front.front_end.subnet);
+    let of_pools = front.balancer.pools.iter();
+    let of_pools = of_pools.flat_map(|pool| pool_members(topology, &pool.id));
+    let known: BTreeSet<(ResourceId, IpAddr)> = of_pools
+        .filter_map(|member| Some((member.nic?, member.address)))
+        .collect();
     let mut all = Vec::new();
     for nic in topology.nics.values() {
         for configuration in &nic.ip_configurations {
             let is_usable = parent_id(&configuration.subnet) == vnet
                 && configuration.address.is_ipv4() == front.front_end.address.is_ipv4()
                 && configuration.address != stopped.source;
-            if is_usable && is_server(stopped, front, nic, configuration) {
+            if is_usable && all.len() < MAX_MEMBERS && is_server(&known, front, nic, configuration) {
                 all.extend(
                     empty
                         .iter()
@@ -41,19 +50,19 @@ pub(super) fn candidates(stopped: &Stopped<'_>, front: &Front<'_>) -> Vec<Repair
     all
 }
 
-fn is_server(stopped: &Stopped<'_>, front: &Front<'_>, nic: &NetworkInterface, own: &NicIpConfiguration) -> bool {
+/// Whether an ip configuration is of a server of the load balancer. `known`: the members of its pools.
+fn is_server(
+    known: &BTreeSet<(ResourceId, IpAddr)>,
+    front: &Front<'_>,
+    nic: &NetworkInterface,
+    own: &NicIpConfiguration,
+) -> bool {
     if front.is_appliance {
         return nic.enable_ip_forwarding;
     }
     let of_balancer = |child: &ResourceId| parent_id(child) == front.balancer.envelope.id;
     let mut named = own.load_balancer_pools.iter().chain(&own.inbound_nat_rules);
-    let by_address = || {
-        let pools = front.balancer.pools.iter();
-        pools
-            .flat_map(|pool| pool_members(stopped.topology, &pool.id))
-            .any(|member| member.nic.as_ref() == Some(&nic.envelope.id) && member.address == own.address)
-    };
-    named.any(of_balancer) || by_address()
+    named.any(of_balancer) || known.contains(&(nic.envelope.id.clone(), own.address))
 }
 
 /// The PUT of a network interface with one of its ip configurations in a pool.
