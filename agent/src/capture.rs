@@ -1,6 +1,6 @@
-//! Packet captures of an agent (D42), and the list of the tails of flow logs, which the controller asks for together. While a capture runs, each lane puts copies of its packets into a ring, and a thread
-//! of the capture writes them to a file or to the control stream. Without a capture there is no thread, and a lane has one
-//! comparison for each batch of packets.
+//! Packet captures of an agent (D42), and the list of the tails of flow logs, which the controller asks for together. While a
+//! capture runs, each lane puts copies of its packets into a ring, and a thread of the capture writes them to a file or to
+//! the control stream. Without a capture there is no thread, and a lane has one comparison for each batch of packets.
 //!
 //! * `tap`: the captures in a lane. `flow`: filters. `ring`: from a lane to the thread. `outer`: the headers of datagrams.
 //! * `writer`: the thread. `pcapng`: the format. `files`: the directory.

@@ -187,18 +187,18 @@ impl FlowTail {
                     self.streams.push(events(agent.clone(), live));
                     self.set(&agent, TailState::Following, None, None);
                 }
-                // A change of the agent's entry is followed by another look.
+                // A change of the agent's entry is followed by another look, and another version of the agent connects anew.
                 Err(why @ TailRefusal::NotConnected(_)) => {
                     self.set(&agent, TailState::Waiting, Some(why.to_string()), Some(now));
                 }
-                Err(why) => {
-                    let wait = match why {
-                        TailRefusal::NotSupported(_) => RETRY_WAIT,
-                        // Another tail may end at any time.
-                        _ => RECONNECT_WAIT,
-                    };
-                    self.set(&agent, TailState::Failed, Some(why.to_string()), Some(now + wait));
-                    self.look_by(now + wait);
+                Err(why @ TailRefusal::NotSupported(_)) => {
+                    self.set(&agent, TailState::Failed, Some(why.to_string()), Some(now));
+                }
+                // Another tail may end at any time.
+                Err(why @ TailRefusal::TooMany(_)) => {
+                    let retry = now + RECONNECT_WAIT;
+                    self.set(&agent, TailState::Failed, Some(why.to_string()), Some(retry));
+                    self.look_by(retry);
                 }
             }
         }
