@@ -1,10 +1,11 @@
 //! The tail of flow logs (D38): the records of all agents that write some flow logs, as one stream of lines. Agents that connect
 //! or get the log later are followed too.
 //!
-//! * `lines`: what an agent sends, read and checked. `selection`: which flow logs are followed.
+//! * `lines`: what an agent sends, read and checked. `selection`: which flow logs are followed. `task`: where a tail runs.
 
 mod lines;
 mod selection;
+mod task;
 
 pub(crate) use selection::{Selection, SelectionError};
 
@@ -18,6 +19,7 @@ use lines::Lines;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use task::in_a_task;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 use tombolo_proto::capture::STREAM_WINDOW;
@@ -46,6 +48,9 @@ const RETRY_WAIT: Duration = Duration::from_secs(30);
 
 /// Time without a line after which an empty one is sent. A client that has gone without a word is noticed by it.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Longest time for which a client takes nothing.
+const CLIENT_WAIT: Duration = Duration::from_secs(120);
 
 /// An agent that writes the logs.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,12 +118,14 @@ impl FlowTail {
         }
     }
 
-    /// The lines as one stream of bytes. It ends when the controller stops, or the client's token is not valid any more.
+    /// The lines as one stream of bytes. It ends when the controller stops, the client's token is not valid any more, or the
+    /// client takes nothing for [`CLIENT_WAIT`].
     pub(crate) fn into_stream(self) -> impl stream::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-        stream::unfold(self, |mut tail| async move {
+        let lines = stream::unfold(self, |mut tail| async move {
             let bytes = tail.next().await?;
-            Some((Ok(bytes), tail))
-        })
+            Some((bytes, tail))
+        });
+        in_a_task(lines, CLIENT_WAIT)
     }
 
     /// The next lines. `None`: the tail ends.

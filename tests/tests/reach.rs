@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use tombolo_proto::fabric::{AssertedTraffic, Assertion, ExplainRequest, Protocol};
+use tombolo_proto::id::AgentId;
 use tombolo_tests::differential::Script;
 use tombolo_tests::policy::Policy;
 use tombolo_tests::product::Product;
@@ -91,8 +92,17 @@ fn compare(seed: u64, topology: &Topology, share: f64, tally: &mut Tally) {
                 // Through a load balancer, the sets have what arrives at every back end, and `explain` follows one flow.
                 let balanced = passes_front_end(&explained, &front_ends);
                 // Another VNet may have the same address. The packet then reaches another end.
-                let at = explained.request.hops.last().map(|hop| &hop.agent);
-                let arrives = explained.reachable && destination.agent().is_none_or(|agent| Some(agent) == at);
+                let last = explained.request.hops.last();
+                let is_there = match (destination.agent(), &destination.subnet) {
+                    (Some(agent), _) => last.is_some_and(|hop| hop.agent == *agent),
+                    // The packet has left to a device of the site.
+                    (None, None) => last.and_then(|hop| hop.next.as_ref()).is_some_and(|device| {
+                        let mut connections = complete.connections.values();
+                        connections.any(|c| c.gateway2 == destination.id && AgentId::of_site(&c.envelope.id) == *device)
+                    }),
+                    (None, Some(_)) => true,
+                };
+                let arrives = explained.reachable && is_there;
                 let agrees = passes == arrives || balanced && !passes;
                 assert!(
                     agrees,

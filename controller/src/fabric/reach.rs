@@ -95,10 +95,10 @@ async fn earlier(rest: &Rest, name: &str, revision: Option<Revision>) -> Result<
 /// POST `repair`: the smallest sets of changes that let a packet arrive and its reply come back. Nothing is changed.
 pub(super) async fn repair(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let question: ExplainRequest = json::typed(request).await?;
+    // One search at a time, because it keeps many states of the network. The state is read after the wait.
+    let turn = rest.repairs.clone().lock_owned().await;
     let topology = rest.app.writer.current().topology;
     let reports = LearnedReports::of(&rest.app.agents.statuses());
-    // One search at a time, because it keeps many states of the network.
-    let turn = rest.repairs.clone().lock_owned().await;
     let reach = rest.reach.0.clone();
     let found = tokio::task::spawn_blocking(move || {
         let end = Instant::now() + REPAIR_LIMIT;

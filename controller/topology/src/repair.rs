@@ -64,6 +64,9 @@ pub struct RepairAnswer {
     /// report it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_hand: Vec<ByHand>,
+    /// Whether the search was cut off, so that smaller repairs may exist, or some if there are none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_off: bool,
     /// One sentence: the first repair, or why there is none.
     pub summary: String,
 }
@@ -119,6 +122,7 @@ pub fn repair(
             reachable: true,
             repairs: Vec::new(),
             by_hand: by_hand::in_the_network(present, live, asked).into_iter().collect(),
+            cut_off: false,
             summary: explanation.summary,
         });
     }
@@ -136,7 +140,11 @@ pub fn repair(
     let summary = match repairs.first() {
         Some(repair) => {
             let texts: Vec<&str> = repair.changes.iter().map(|change| change.text.as_str()).collect();
-            texts.join("; then ")
+            let end = match found.tries_left_out {
+                true => " (not all sets of changes were tried, because there are too many; a smaller one may exist)",
+                false => "",
+            };
+            texts.join("; then ") + end
         }
         None if found.tries_left_out => {
             format!(
@@ -152,12 +160,12 @@ pub fn repair(
             false => Vec::new(),
         },
         repairs,
+        cut_off: found.tries_left_out,
         summary,
     })
 }
 
 /// What a search finds.
-#[derive(Default)]
 struct Found {
     /// The states with the smallest number of changes in which the packet arrives and its reply comes back.
     healed: Vec<State>,
@@ -187,7 +195,8 @@ fn search(start: State, reports: &LearnedReports, question: &ExplainRequest, is_
         if !healed.is_empty() {
             return Found {
                 healed,
-                ..Found::default()
+                tries_left_out,
+                stuck: Vec::new(),
             };
         }
         for state in others {

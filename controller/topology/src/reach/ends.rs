@@ -33,7 +33,26 @@ impl End {
     pub fn agent(&self) -> Option<&AgentId> {
         match &self.start {
             Start::Host(agent) => Some(agent),
-            Start::Site { .. } | Start::Nowhere => None,
+            Start::Site(_) | Start::Nowhere => None,
+        }
+    }
+
+    /// Whether a packet that was delivered to this agent's host is at the end. Another network may have the same address.
+    pub(super) fn is_at(&self, host: &AgentId) -> bool {
+        match &self.start {
+            Start::Host(agent) => agent == host,
+            Start::Site(_) => false,
+            // The back ends have the packets of a front end.
+            Start::Nowhere => true,
+        }
+    }
+
+    /// Whether a packet that has left the agents' network is at the end. `None`: it has left over the line of a circuit, whose
+    /// networks are not known.
+    pub(super) fn is_behind(&self, device: Option<&AgentId>) -> bool {
+        match &self.start {
+            Start::Site(doors) => device.is_none_or(|device| doors.iter().any(|door| door.device == *device)),
+            Start::Host(_) | Start::Nowhere => false,
         }
     }
 
@@ -49,10 +68,19 @@ impl End {
 pub(super) enum Start {
     /// At the host of this agent.
     Host(AgentId),
-    /// At the device of a site: they arrive at this gateway's agent over the link with the device.
-    Site { gateway: AgentId, device: AgentId },
+    /// At the devices of a site, one for each of its connections. The site may use any of them.
+    Site(Vec<Door>),
     /// Nowhere: a front end only receives packets.
     Nowhere,
+}
+
+/// Where packets of a site arrive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Door {
+    /// The agent of the gateway.
+    pub(super) gateway: AgentId,
+    /// The device of the site, over whose link they arrive.
+    pub(super) device: AgentId,
 }
 
 /// Positions of ends that have the same paths to and from every other end. Security rules may treat them differently.
@@ -261,14 +289,14 @@ fn front_ends(topology: &Topology) -> Vec<End> {
     each.collect()
 }
 
-/// For each prefix of a site that is joined by a connection, an end that stands for the prefix.
+/// For each prefix of a site that connections join, an end that stands for the prefix.
 fn sites(topology: &Topology) -> Vec<End> {
     let compiler = Compiler::new(topology);
-    let mut found = Vec::new();
+    let mut doors: BTreeMap<&ResourceId, Vec<Door>> = BTreeMap::new();
     for connection in topology.connections.values() {
-        let Some(site) = topology.local_gateways.get(&connection.gateway2) else {
+        if !topology.local_gateways.contains_key(&connection.gateway2) {
             continue;
-        };
+        }
         let device = AgentId::of_site(&connection.envelope.id);
         let instance = topology.agents.values().find(|agent| {
             let stands_for = |gateway: &ResourceId| *gateway == connection.gateway1;
@@ -278,16 +306,22 @@ fn sites(topology: &Topology) -> Vec<End> {
         let Some(gateway) = instance.filter(|agent| compiler.compile(&agent.id).is_some_and(|c| has_link(&c))) else {
             continue;
         };
+        let gateway = gateway.id.clone();
+        let of_site = doors.entry(&connection.gateway2).or_default();
+        of_site.push(Door { gateway, device });
+    }
+    let mut found = Vec::new();
+    for (site, doors) in doors {
+        let Some(site) = topology.local_gateways.get(site) else {
+            continue;
+        };
         for prefix in &site.address_space {
             found.push(End {
                 id: site.envelope.id.clone(),
                 address: prefix.hosts().next().unwrap_or(prefix.addr()),
                 subnet: None,
                 prefix: Some(*prefix),
-                start: Start::Site {
-                    gateway: gateway.id.clone(),
-                    device: device.clone(),
-                },
+                start: Start::Site(doors.clone()),
             });
         }
     }

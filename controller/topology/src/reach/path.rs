@@ -22,7 +22,7 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// Evaluates the rules on a path. The parts must have no packet in common.
+    /// Evaluates the rules on a path. What passes those of one part arrives.
     pub(super) fn new(
         (from, to): (usize, usize),
         parts: Vec<(Traffic, Checks)>,

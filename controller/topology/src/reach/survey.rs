@@ -75,35 +75,52 @@ impl Survey<'_> {
         let source = self.classes[from].first()?;
         let destination = self.classes[to].iter().find(|end| *end != source)?;
         let (source, destination) = (&self.ends[*source], &self.ends[*destination]);
-        if source.start == Start::Nowhere || source.address.is_ipv4() != destination.address.is_ipv4() {
+        if source.address.is_ipv4() != destination.address.is_ipv4() {
             return None;
         }
-        let path = |parts| Path::new((from, to), parts, (self.ends, self.classes), self.memo);
+        let mut parts = Vec::new();
+        match &source.start {
+            Start::Host(agent) => self.parts((source, destination), (agent, None), &mut parts),
+            Start::Site(doors) => {
+                for door in doors {
+                    self.parts((source, destination), (&door.gateway, Some(&door.device)), &mut parts);
+                }
+            }
+            Start::Nowhere => return None,
+        }
+        let of = (self.ends, self.classes);
+        (!parts.is_empty()).then(|| Path::new((from, to), parts, of, self.memo))
+    }
+
+    /// Finds what arrives if packets begin at this agent, over the link with this device of a site, whatever security rules
+    /// say: the parts that take different ways, each with the rules on it.
+    fn parts(
+        &self,
+        (source, destination): (&End, &End),
+        start: (&AgentId, Option<&AgentId>),
+        parts: &mut Vec<(Traffic, Checks)>,
+    ) {
+        let way = |kind: &Kind, back_end| self.way((source, destination), start, kind, back_end);
+        let checks = |way: &Way, port| Checks::of(self.agents, (source, destination), &way.there, &way.back, port);
         let any = Kind {
             protocol: Protocol::Tcp,
             ports: vec![Interval::ALL],
         };
-        let way = self.way(source, destination, &any, None)?;
-        if way.rules.is_empty() {
-            return way.arrives.then(|| {
-                let checks = Checks::of(self.agents, (source, destination), &way.there, &way.back, None);
-                path(vec![(Traffic::all(), checks)])
-            });
+        let Some(first) = way(&any, None) else { return };
+        if first.rules.is_empty() {
+            if first.arrives {
+                parts.push((Traffic::all(), checks(&first, None)));
+            }
+            return;
         }
         // A load balancer is on the way, so the path depends on protocol and port, and on the back end that is chosen.
-        let mut parts = Vec::new();
-        for kind in kinds(&way.rules) {
-            let Some(first) = self.way(source, destination, &kind, None) else {
-                continue;
-            };
+        for kind in kinds(&first.rules) {
+            let Some(first) = way(&kind, None) else { continue };
             let chosen: Vec<Option<IpAddr>> = match first.back_ends.is_empty() {
                 true => vec![None],
                 false => first.back_ends.iter().copied().map(Some).collect(),
             };
-            let mut ways = Vec::with_capacity(chosen.len());
-            for back_end in chosen {
-                ways.extend(self.way(source, destination, &kind, back_end));
-            }
+            let ways: Vec<Way> = chosen.into_iter().filter_map(|back_end| way(&kind, back_end)).collect();
             // What arrives whichever back end is chosen.
             if ways.is_empty() || ways.iter().any(|way| !way.arrives) {
                 continue;
@@ -111,17 +128,10 @@ impl Survey<'_> {
             let mut all = Checks::default();
             let port = kind.ports.first().map(|ports| ports.0);
             for way in &ways {
-                all.add(Checks::of(
-                    self.agents,
-                    (source, destination),
-                    &way.there,
-                    &way.back,
-                    port,
-                ));
+                all.add(checks(way, port));
             }
             parts.push((kind.traffic(), all));
         }
-        (!parts.is_empty()).then(|| path(parts))
     }
 
     /// Whether a route of the source's subnet leads to the destination. True for a source in a site, whose routes are not
@@ -135,42 +145,41 @@ impl Survey<'_> {
                 let node = self.agents.get(agent);
                 node.is_some_and(|node| node.has_route(source.address, destination.address))
             }
-            Start::Site { .. } => true,
+            Start::Site(_) => true,
             Start::Nowhere => false,
         }
     }
 
     /// Walks there and back. `None`: no packet can be built.
-    fn way(&self, source: &End, destination: &End, kind: &Kind, back_end: Option<IpAddr>) -> Option<Way> {
+    fn way(
+        &self,
+        (source, destination): (&End, &End),
+        (start, from): (&AgentId, Option<&AgentId>),
+        kind: &Kind,
+        back_end: Option<IpAddr>,
+    ) -> Option<Way> {
         let port = kind.ports.first().map(|ports| ports.0);
         let mut fabric = Fabric::without_rules(self.agents, back_end);
         let mut sent = Packet::request(source.address, destination.address, kind.protocol, port, TTL).ok()?;
-        let (start, from) = match &source.start {
-            Start::Host(agent) => (agent, None),
-            Start::Site { gateway, device } => (gateway, Some(device)),
-            Start::Nowhere => return None,
-        };
-        // Another virtual network may have the same address: only the end that is meant counts.
-        let is_at = |end: &End, agent: &AgentId| match &end.start {
-            Start::Host(host) => host == agent,
-            Start::Site { .. } | Start::Nowhere => true,
-        };
         let (_, end) = fabric.walk(start, from, &mut sent);
         let there = fabric.take_passed();
         let back = match &end {
-            WalkEnd::Delivered(last) if is_at(destination, last) => Some((last.clone(), None)),
-            WalkEnd::LeftFabric { agent, device } => Some((agent.clone(), device.clone())),
-            WalkEnd::Delivered(_) | WalkEnd::Expired(..) | WalkEnd::Stopped => None,
+            WalkEnd::Delivered(last) if destination.is_at(last) => Some((last.clone(), None)),
+            WalkEnd::LeftFabric { agent, device } if destination.is_behind(device.as_ref()) => {
+                Some((agent.clone(), device.clone()))
+            }
+            WalkEnd::Delivered(_) | WalkEnd::LeftFabric { .. } | WalkEnd::Expired(..) | WalkEnd::Stopped => None,
         };
         let mut arrives = false;
         let mut passed_back = Vec::new();
         if let Some((at, device)) = back {
             let (_, end) = fabric.walk(&at, device.as_ref(), &mut sent.reply().ok()?);
             passed_back = fabric.take_passed();
-            arrives = match (&end, &source.start) {
-                (WalkEnd::Delivered(last), Start::Host(_)) => is_at(source, last),
-                (WalkEnd::LeftFabric { device: Some(to), .. }, Start::Site { device, .. }) => to == device,
-                _ => false,
+            // The reply to a site may come over another of its connections.
+            arrives = match &end {
+                WalkEnd::Delivered(last) => source.is_at(last),
+                WalkEnd::LeftFabric { device, .. } => source.is_behind(device.as_ref()),
+                WalkEnd::Expired(..) | WalkEnd::Stopped => false,
             };
         }
         Some(Way {

@@ -1,9 +1,10 @@
 //! Changes of peerings: flags, halves that are missing, and address spaces that are not in sync.
 
-use super::change::{RepairChange, view};
+use super::change::{RepairChange, free_name, view};
 use super::stopped::{Candidate, Stopped, vnets_with};
 use crate::lookup::{half_towards, sync_level, vnet_of};
 use crate::resource::{Peering, PeeringState, VirtualNetwork};
+use crate::topology::Topology;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -22,7 +23,9 @@ pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
             };
             match half.state {
                 PeeringState::Connected => of_flags(stopped, vnet, remote, half, &mut all),
-                PeeringState::Initiated => all.extend(answers(vnet, remote, half).map(Candidate::from)),
+                PeeringState::Initiated => {
+                    all.extend(answers(stopped.topology, vnet, remote, half).map(Candidate::from))
+                }
                 PeeringState::Disconnected => all.extend(again(stopped, vnet, remote, half)),
             }
             if sync_level(stopped.topology, vnet, half).starts_with("Local") {
@@ -89,15 +92,17 @@ fn of_flags(
     }
 }
 
-/// The name of a new half from one network to another.
-fn half_id(vnet: &VirtualNetwork, remote: &VirtualNetwork) -> ResourceId {
-    let (vnet, remote) = (&vnet.envelope.id, &remote.envelope.id);
-    ResourceId::new(format!("{vnet}/virtualNetworkPeerings/to-{}", remote.name()))
+/// The id of a new half from one network to another. Networks of different resource groups may have the same name.
+fn half_id(topology: &Topology, vnet: &VirtualNetwork, remote: &VirtualNetwork) -> ResourceId {
+    let collection = format!("{}/virtualNetworkPeerings", vnet.envelope.id);
+    let name = free_name(topology, &collection, &format!("to-{}", remote.envelope.id.name()));
+    ResourceId::new(format!("{collection}/{name}"))
 }
 
 /// Creates the half of `vnet` towards `remote`, with Azure's defaults, or with `allowForwardedTraffic`.
-fn create(vnet: &VirtualNetwork, remote: &VirtualNetwork, forwarded: bool) -> RepairChange {
-    let mut change = new_half(vnet, remote, &half_id(vnet, remote), |properties| {
+fn create(topology: &Topology, vnet: &VirtualNetwork, remote: &VirtualNetwork, forwarded: bool) -> RepairChange {
+    let id = half_id(topology, vnet, remote);
+    let mut change = new_half(vnet, remote, &id, |properties| {
         if forwarded {
             properties.insert("allowForwardedTraffic".into(), true.into());
         }
@@ -126,6 +131,7 @@ fn new_half(
 /// The halves that could answer `half` of `vnet`: with and without `allowForwardedTraffic`, and `useRemoteGateways` if `half`
 /// permits it. Nothing if there is one already.
 fn answers<'a>(
+    topology: &'a Topology,
     vnet: &'a VirtualNetwork,
     remote: &'a VirtualNetwork,
     half: &'a Peering,
@@ -134,7 +140,7 @@ fn answers<'a>(
     let possible = flags.filter(|(_, uses)| !uses || half.allow_gateway_transit);
     let missing = possible.filter(|_| half_towards(remote, &vnet.envelope.id).is_none());
     missing.map(|(forwarded, uses)| {
-        let mut change = new_half(remote, vnet, &half_id(remote, vnet), |properties| {
+        let mut change = new_half(remote, vnet, &half_id(topology, remote, vnet), |properties| {
             properties.insert("allowForwardedTraffic".into(), forwarded.into());
             properties.insert("useRemoteGateways".into(), uses.into());
             properties.insert("allowGatewayTransit".into(), half.use_remote_gateways.into());
@@ -183,7 +189,7 @@ fn again(stopped: &Stopped<'_>, vnet: &VirtualNetwork, remote: &VirtualNetwork, 
     let delete = RepairChange::delete(format!("delete the disconnected peering {name}"), &half.id);
     let create = RepairChange::put(format!("create the peering {name} again"), &half.id, body.clone());
     let mut all = Vec::new();
-    for other in answers(vnet, remote, half) {
+    for other in answers(stopped.topology, vnet, remote, half) {
         all.extend(sets.iter().map(|names| Candidate::of(vec![put(names), other.clone()])));
         if half.use_remote_gateways {
             all.push(Candidate::of(vec![delete.clone(), other, create.clone()]));
@@ -219,7 +225,7 @@ fn with_gateway(stopped: &Stopped<'_>) -> Option<Candidate> {
         return None;
     }
     let half = |vnet: &VirtualNetwork, remote: &VirtualNetwork, flag: &Flag| {
-        let mut change = new_half(vnet, remote, &half_id(vnet, remote), |properties| {
+        let mut change = new_half(vnet, remote, &half_id(topology, vnet, remote), |properties| {
             properties.insert(flag.name.into(), true.into());
         });
         change.text = format!("{}, with {}", change.text, flag.name);
@@ -249,7 +255,8 @@ fn between(stopped: &Stopped<'_>) -> Vec<Candidate> {
                 continue;
             }
             let flags = [(false, false), (true, false), (false, true), (true, true)].into_iter();
-            let sets = flags.map(|(there, back)| vec![create(one, other, there), create(other, one, back)]);
+            let sets = flags
+                .map(|(there, back)| vec![create(topology, one, other, there), create(topology, other, one, back)]);
             all.extend(Candidate::first_of(sets));
         }
     }

@@ -122,12 +122,14 @@ fn repairs() {
             cuts: Vec::new(),
         }],
         by_hand: vec![by_hand],
+        cut_off: true,
         summary: "set a flag".into(),
     };
     let minimal = RepairAnswer {
         reachable: true,
         repairs: Vec::new(),
         by_hand: Vec::new(),
+        cut_off: false,
         summary: "reachable".into(),
     };
     golden!().cases("repair", &[("full", full), ("minimal", minimal)]);

@@ -13,6 +13,7 @@ mod learned;
 mod links;
 mod locality;
 mod outside;
+mod reach;
 mod repair;
 mod routes;
 mod security;

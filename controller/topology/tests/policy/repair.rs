@@ -7,6 +7,7 @@ use crate::circuits::{lab, reports};
 use crate::outside::plain_site;
 use crate::world::{World, hub_and_spokes, id, ip};
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tombolo_proto::fabric::{ExplainRequest, Protocol};
@@ -115,52 +116,95 @@ fn d40_a_search_that_is_cut_off_says_so() {
     assert!(first.etag.is_some() != first.is_new, "{first:#?}");
     let cut = repair(&writable(&w).topology, &reports, &asked, &in_order, &|| true).unwrap();
     assert!(
-        cut.repairs.is_empty() && cut.summary.contains("not all were tried"),
+        cut.repairs.is_empty() && cut.cut_off && cut.summary.contains("not all were tried"),
         "{cut:#?}"
     );
     assert!(
         cut.by_hand.iter().all(|entry| !entry.why.contains("no set")),
         "{cut:#?}"
     );
+    // The first limit that permits a repair cuts off the rest of the search.
+    let limited = |limit: usize| {
+        let asked_for = Cell::new(0);
+        let is_late = || {
+            asked_for.set(asked_for.get() + 1);
+            asked_for.get() > limit
+        };
+        repair(&writable(&w).topology, &reports, &asked, &in_order, &is_late).unwrap()
+    };
+    let some = (1..1000)
+        .map(limited)
+        .find(|answer| !answer.repairs.is_empty())
+        .unwrap();
+    assert!(
+        some.cut_off && some.summary.contains("a smaller one may exist"),
+        "{some:#?}"
+    );
+    assert!(!whole.cut_off && !whole.summary.contains("may exist"), "{whole:#?}");
 }
 
-/// D40: two networks of the same name in different resource groups are not taken for one.
-#[test]
-fn d40_networks_of_the_same_name_are_peered_with_the_defaults() {
-    let mut topology = Topology::default();
-    let mut put = |path: String, mut body: Value| {
-        body["location"] = json!("region1");
-        let change = Change::Put {
-            path: ArmPath::parse(&path).unwrap(),
-            body,
-            if_match: None,
-            sync_remote_address_space: false,
-        };
-        topology = topology.apply(&change, &mut Uuid::new_v4).unwrap().topology;
+fn put(topology: &mut Topology, path: &str, mut body: Value) {
+    body["location"] = json!("region1");
+    let change = Change::Put {
+        path: ArmPath::parse(path).unwrap(),
+        body,
+        if_match: None,
+        sync_remote_address_space: false,
     };
-    for (group, number) in [("one", 1), ("two", 2)] {
-        let group = format!("/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/{group}");
-        let vnet = format!("{group}/providers/Microsoft.Network/virtualNetworks/net");
-        let prefix = format!("10.{number}.0.0/16");
+    *topology = topology.apply(&change, &mut Uuid::new_v4).unwrap().topology;
+}
+
+/// The id of the network `net` in the resource group with this number.
+fn net(number: u8) -> String {
+    format!(
+        "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/{number}/providers/Microsoft.Network/\
+         virtualNetworks/net"
+    )
+}
+
+/// Networks of the same name in three resource groups. Each has a machine, 10.NUMBER.0.4.
+fn networks_of_the_same_name() -> Topology {
+    let mut topology = Topology::default();
+    for number in 1..=3 {
+        let (vnet, prefix) = (net(number), format!("10.{number}.0.0/16"));
+        let (group, _) = vnet.split_once("/providers").unwrap();
         let subnet = json!({"name": "work", "properties": {"addressPrefix": prefix}});
         let address = json!({"name": "a", "properties": {
             "privateIPAddress": format!("10.{number}.0.4"), "privateIPAllocationMethod": "Static",
             "subnet": {"id": format!("{vnet}/subnets/work")},
         }});
-        put(group.clone(), json!({}));
+        put(&mut topology, group, json!({}));
+        let spaces = json!({"addressSpace": {"addressPrefixes": [prefix]}, "subnets": [subnet]});
+        put(&mut topology, &vnet, json!({"properties": spaces}));
         put(
-            vnet,
-            json!({"properties": {"addressSpace": {"addressPrefixes": [prefix]}, "subnets": [subnet]}}),
-        );
-        put(
-            format!("{group}/providers/Microsoft.Network/networkInterfaces/vm"),
+            &mut topology,
+            &format!("{group}/providers/Microsoft.Network/networkInterfaces/vm"),
             json!({"properties": {"ipConfigurations": [address]}}),
         );
     }
+    topology
+}
+
+/// D40: two networks of the same name in different resource groups are not taken for one, and the name of a new half is
+/// one that the network does not have yet.
+#[test]
+fn d40_networks_of_the_same_name_are_peered_with_the_defaults() {
+    let mut topology = networks_of_the_same_name();
     let asked = question("10.1.0.4", "10.2.0.4", Protocol::Icmp, None);
-    let found = repair(&topology, &LearnedReports::default(), &asked, &in_order, &|| false).unwrap();
+    let found =
+        |topology: &Topology| repair(topology, &LearnedReports::default(), &asked, &in_order, &|| false).unwrap();
     let plain = ["create the peering to-net of net with net"; 2];
-    assert!(texts(&found).contains(&plain.to_vec()), "{found:#?}");
+    let answer = found(&topology);
+    assert!(texts(&answer).contains(&plain.to_vec()), "{answer:#?}");
+    let other = json!({"properties": {"remoteVirtualNetwork": {"id": net(3)}}});
+    put(
+        &mut topology,
+        &format!("{}/virtualNetworkPeerings/to-net", net(1)),
+        other,
+    );
+    let free = ["create the peering to-net-2 of net with net", plain[0]];
+    let answer = found(&topology);
+    assert!(texts(&answer).contains(&free.to_vec()), "{answer:#?}");
 }
 
 /// D40, G11: a key that only one object has is copied. If neither has one, the controller generates one.

@@ -15,10 +15,10 @@ pub(super) async fn run(c: &Context, request: &ExplainRequest, applies: bool) ->
     let answer = c.progress("trying changes", work).await?;
     let is_reachable = answer.get("reachable").and_then(Value::as_bool) == Some(true);
     let repair = items(&answer, "/repairs").next().filter(|_| applies && !is_reachable);
-    if c.out.is_json() && repair.is_none() {
-        c.out.json(&answer)?;
-    } else if !c.out.is_json() {
+    if !c.out.is_json() {
         show(c, &answer);
+    } else if repair.is_none() {
+        c.out.json(&answer)?;
     }
     if is_reachable {
         return Ok(match is_empty(&answer, "/byHand") {
@@ -29,11 +29,20 @@ pub(super) async fn run(c: &Context, request: &ExplainRequest, applies: bool) ->
     let Some(repair) = repair else {
         return Ok(ExitCode::FAILURE);
     };
+    let changes: Vec<Value> = items(repair, "/changes").cloned().collect();
+    if c.out.is_json() {
+        // Standard output has one document, which tells the end.
+        for change in &changes {
+            c.out.note(&format!("- {}", at(change, "/text")));
+        }
+    }
     if !c.confirm("Make the changes of the first repair?")? {
+        if c.out.is_json() {
+            c.out.json(&answer)?;
+        }
         c.out.note("Nothing was changed.");
         return Ok(ExitCode::FAILURE);
     }
-    let changes: Vec<Value> = items(repair, "/changes").cloned().collect();
     if let Some(path) = c.client.changed_since(&changes).await? {
         bail!("{path} has changed since the repair was computed, so nothing was changed; run the command again");
     }
@@ -90,9 +99,11 @@ fn show(c: &Context, answer: &Value) {
         show_by_hand(c, answer);
         return;
     }
+    let is_cut_off = answer.get("cutOff").and_then(Value::as_bool) == Some(true);
     for (number, repair) in items(answer, "/repairs").enumerate() {
         let count = items(repair, "/changes").count();
         let title = match number {
+            0 if is_cut_off => "Smallest repair that was found before the search was cut off",
             0 => "Smallest repair with the fewest side effects",
             _ => "Another of the same size",
         };
